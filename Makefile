@@ -1,0 +1,53 @@
+# `make app` runs the page, `make test` runs every test; each sets up .venv by itself.
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+UV := $(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python
+
+.PHONY: help app test lint bench lock clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 8
+
+app: $(VENV)/.app  ## run the page on the bundled model, http://127.0.0.1:7860
+	$(VENV)/bin/python app.py
+
+test: $(VENV)/.dev $(VENV)/.chromium  ## run every test
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.dev  ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: $(VENV)/.dev  ## what an answer and its overlay cost, against plain Captum
+	$(VENV)/bin/python benchmarks/saliency.py
+
+lock: $(VENV)/bin/uv  ## pin requirements.txt (the Space) and requirements-dev.txt (training and tests) anew
+	$(VENV)/bin/uv pip compile --quiet --upgrade --no-emit-index-url --python-version 3.11 --universal \
+		--extra app -o requirements.txt pyproject.toml
+	$(VENV)/bin/uv pip compile --quiet --no-emit-index-url --python-version 3.11 --universal \
+		--extra dev -c requirements.txt -o requirements-dev.txt pyproject.toml
+
+clean:  ## remove .venv and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+
+$(VENV)/bin/uv:
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet uv
+
+$(VENV)/.app: requirements.txt pyproject.toml | $(VENV)/bin/uv
+	$(UV) -r requirements.txt -e .
+	touch $@
+
+$(VENV)/.dev: requirements-dev.txt pyproject.toml | $(VENV)/bin/uv
+	$(UV) -r requirements-dev.txt -e '.[dev]'
+	touch $@ $(VENV)/.app
+
+# The system's Chromium if there is one; else Debian's package for root, else the build that Playwright brings.
+$(VENV)/.chromium: $(VENV)/.dev
+	command -v chromium chromium-browser google-chrome >/dev/null \
+		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -qq -y chromium >/dev/null; } \
+		|| $(VENV)/bin/python -m playwright install --with-deps chromium
+	touch $@

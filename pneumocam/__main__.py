@@ -1,0 +1,5 @@
+"""`python -m pneumocam` is the same as `pneumocam`."""
+
+from pneumocam.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,252 @@
+"""The command line: `pneumocam predict`, `pneumocam score`, `pneumocam info`."""
+
+import argparse
+import csv
+import glob
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from pneumocam.model import BundleError, Classifier
+from pneumocam.predict import Prediction, predict_many
+from pneumocam.saliency import DISCLAIMER, targets
+
+COLUMNS = ("path", "status", "label", "p_normal", "p_bacterial", "p_viral", "p_pneumonia", "reason")
+Row = dict[str, Any]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns 0, 1 if no file could be answered, or 2 if the command itself cannot be carried out."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except (BundleError, OSError, ValueError) as error:
+        print(f"pneumocam: {error}", file=sys.stderr)
+        return 2
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("pneumocam", description=f"Pneumonia on chest radiographs. {DISCLAIMER}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    predict = commands.add_parser("predict", help="answer for some radiographs, with overlays if asked")
+    predict.add_argument("files", nargs="+", metavar="FILE")
+    predict.add_argument("--target", metavar="CLASS", help="the class to explain (default: the one answered)")
+    predict.add_argument("--overlay", type=Path, metavar="DIR", help="write NAME.overlay.png there")
+    predict.add_argument("--json", action="store_true", help="one JSON object a line")
+    predict.set_defaults(run=_predict)
+
+    score = commands.add_parser("score", help="answer for folders (recursively) and globs, into a CSV file")
+    score.add_argument("paths", nargs="+", metavar="PATH", help="files, folders, or globs such as 'films/**/*.dcm'")
+    score.add_argument("--out", type=Path, required=True, metavar="CSV")
+    score.add_argument("--resume", action="store_true", help="keep the rows that are in --out and go on after them")
+    score.add_argument("--batch-size", type=int, default=16, metavar="N")
+    score.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: all cores of a Ray cluster")
+    score.set_defaults(run=_score)
+
+    info = commands.add_parser("info", help="model id, revision, labels, preprocessing, metrics")
+    info.add_argument("--json", action="store_true")
+    info.set_defaults(run=_info)
+    for command in (predict, score, info):
+        command.add_argument(
+            "--model", metavar="SOURCE", help="hf-hub:owner/name@revision or local-dir:PATH (default: the bundled one)"
+        )
+    return parser
+
+
+def _predict(options: argparse.Namespace) -> int:
+    classifier = Classifier.from_pretrained(options.model)
+    if options.target and options.target not in targets(classifier):
+        raise ValueError(f"--target is {options.target!r}; this model explains {', '.join(targets(classifier))}.")
+    if options.overlay:
+        options.overlay.mkdir(parents=True, exist_ok=True)
+    answered = 0
+    names = _distinct_names(options.files)
+    for file, name, prediction in zip(options.files, names, predict_many(classifier, options.files), strict=True):
+        answered += prediction.status != "rejected"
+        overlay = None
+        if options.overlay and prediction.status != "rejected":
+            overlay = options.overlay / f"{name}.overlay.png"
+            prediction.overlay(options.target).save(overlay)
+        if options.json:
+            print(json.dumps({"path": file, **prediction.to_dict(), "overlay": overlay and str(overlay)}), flush=True)
+        else:
+            print(_sentence(file, prediction) + (f"  -> {overlay}" if overlay else ""), flush=True)
+    if not options.json:
+        print(DISCLAIMER, file=sys.stderr)
+    return 0 if answered else 1
+
+
+def _distinct_names(files: list[str]) -> list[str]:
+    """Names for overlays: two files of one name in two folders must not overwrite each other."""
+    names, seen = [], dict[str, int]()
+    for file in files:
+        stem = Path(file).name
+        seen[stem] = seen.get(stem, 0) + 1
+        names.append(stem if seen[stem] == 1 else f"{stem}.{seen[stem]}")
+    return names
+
+
+def _sentence(file: str, prediction: Prediction) -> str:
+    if prediction.status == "rejected":
+        return f"{file}: rejected. {prediction.reason.message if prediction.reason else ''}"
+    shares = "  ".join(f"{name} {p:.3f}" for name, p in prediction.probabilities.items())
+    doubt = f"  ({prediction.reason.message})" if prediction.reason else ""
+    return f"{file}: {prediction.label}  [{shares}]{doubt}"
+
+
+def _score(options: argparse.Namespace) -> int:
+    paths = list(_expand(options.paths))
+    if not paths:
+        raise ValueError(f"Nothing to score: {', '.join(options.paths)} matched no file.")
+    done = _rows_of(options.out) if options.resume else []
+    skip = {row["path"] for row in done}
+    rest = [path for path in paths if path not in skip]
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    score = _rows_by_ray if options.engine == "ray" else _rows_here
+    answered = sum(row["status"] != "rejected" for row in done)
+    _start_csv(options.out, done)
+    with options.out.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        rows = score(rest, options.model, options.batch_size) if rest else iter(())
+        for row in tqdm(rows, "Scoring", len(rest), unit="film"):
+            writer.writerow(row)
+            file.flush()
+            answered += row["status"] != "rejected"
+    print(f"{answered} of {len(done) + len(rest)} scored, {options.out} written. {DISCLAIMER}", file=sys.stderr)
+    return 0 if answered else 1
+
+
+def _expand(paths: Iterable[str]) -> Iterator[str]:
+    """Every file meant, in the order given; folders and globs sorted, hidden files left out."""
+    for path in paths:
+        if Path(path).is_dir():
+            files = (p for p in sorted(Path(path).rglob("*")) if p.is_file())
+            yield from (str(p) for p in files if not any(x.startswith(".") for x in p.relative_to(path).parts))
+        elif glob.has_magic(path) and not Path(path).exists():
+            yield from sorted(p for p in glob.glob(path, recursive=True) if Path(p).is_file())  # noqa: PTH207 - Path.glob takes no absolute pattern
+        else:
+            yield path
+
+
+def _start_csv(path: Path, done: list[Row]) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(done)
+    temporary.replace(path)
+
+
+def _rows_of(path: Path) -> list[Row]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise ValueError(f"--resume: {path} has the columns {reader.fieldnames}; expected {', '.join(COLUMNS)}.")
+        # The last row of a killed run may be cut off; it is scored again.
+        return [row for row in reader if all(value is not None for value in row.values())]
+
+
+def _rows_here(paths: list[str], source: str | None, batch_size: int) -> Iterator[Row]:
+    classifier = Classifier.from_pretrained(source)
+    for path, prediction in zip(paths, predict_many(classifier, paths, batch_size=batch_size), strict=True):
+        yield _row(path, prediction)
+
+
+def _row(path: str, prediction: Prediction) -> Row:
+    shares = prediction.probabilities
+    return {
+        "path": path,
+        "status": prediction.status,
+        "label": prediction.label or "",
+        "p_normal": _fixed(shares.get("NORMAL")),
+        "p_bacterial": _fixed(shares.get("BACTERIAL")),
+        "p_viral": _fixed(shares.get("VIRAL")),
+        "p_pneumonia": _fixed(prediction.p_pneumonia),
+        "reason": prediction.reason.message if prediction.reason else "",
+    }
+
+
+def _fixed(probability: float | None) -> str:
+    return "" if probability is None else f"{probability:.6f}"
+
+
+class _RayScorer:
+    def __init__(self, source: str | None, batch_size: int) -> None:
+        self.classifier, self.batch_size = Classifier.from_pretrained(source), batch_size
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        paths = [str(path) for path in batch["path"]]
+        predictions = predict_many(self.classifier, paths, batch_size=self.batch_size)
+        rows = [_row(path, prediction) for path, prediction in zip(paths, predictions, strict=True)]
+        return {column: np.array([row[column] for row in rows]) for column in COLUMNS}
+
+
+def _rows_by_ray(paths: list[str], source: str | None, batch_size: int) -> Iterator[Row]:
+    """Score on a Ray cluster (RAY_ADDRESS, else this machine); every node must see the files under the same paths."""
+    try:
+        import ray
+    except ImportError:
+        raise ValueError("--engine ray needs the scale extra: pip install 'pneumocam[scale]'.") from None
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    films = ray.data.from_items([{"path": path} for path in paths], override_num_blocks=-(-len(paths) // batch_size))
+    workers = (1, max(1, int(ray.cluster_resources().get("CPU", 1))))
+    yield from films.map_batches(
+        _RayScorer, fn_constructor_args=(source, batch_size), batch_size=batch_size, concurrency=workers
+    ).iter_rows()
+
+
+def _info(options: argparse.Namespace) -> int:
+    classifier = Classifier.from_pretrained(options.model)
+    facts: dict[str, Any] = {
+        "model": {"id": classifier.id, "revision": classifier.revision},
+        "labels": list(classifier.label_names),
+        "explains": list(targets(classifier)),
+        "preprocessing": {key: list(x) if isinstance(x, tuple) else x for key, x in classifier.preprocessing.items()},
+        "temperature": classifier.temperature,
+        "operating_point": vars(classifier.operating_point),
+        "metrics": classifier.metrics,
+    }
+    if options.json:
+        print(json.dumps(facts, indent=2))
+        return 0
+    print(f"model          {classifier.id}\nrevision       {classifier.revision}")
+    print(f"labels         {', '.join(classifier.label_names)}")
+    print("preprocessing  " + ", ".join(f"{key} {value}" for key, value in facts["preprocessing"].items()))
+    print(f"temperature    {classifier.temperature:.3f}")
+    point = classifier.operating_point
+    print(f"decision       {point.name}: pneumonia from P = {point.threshold:.2f} on")
+    for line in _metric_lines(classifier.metrics):
+        print(line)
+    print(DISCLAIMER)
+    return 0
+
+
+def _metric_lines(metrics: Any) -> list[str]:
+    if metrics is None:
+        return ["metrics        none with this bundle: python -m train.evaluate measures them"]
+    figures = {
+        "3-class accuracy": metrics["multiclass"]["accuracy"],
+        "binary accuracy": metrics["binary"]["accuracy"],
+        "binary AUROC": metrics["binary"]["auroc"],
+        "sensitivity": metrics["binary"]["sensitivity"],
+        "specificity": metrics["binary"]["specificity"],
+    }
+    lines = [f"{name:18} {f['value']:.3f} [{f['low']:.3f}, {f['high']:.3f}]" for name, f in figures.items()]
+    return [
+        f"metrics on {metrics['n']} films of {metrics['patients']} patients ({metrics['split']}), 95% intervals",
+        *lines,
+    ]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,295 @@
+"""A bundle (config.json, model.safetensors, pneumocam.json) -> a Classifier ready to use.
+
+The bundle is timm's own Hub format with one file beside it, so the weights also load with timm alone:
+`timm.create_model("hf-hub:owner/name", pretrained=True)`.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import timm
+import torch
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.data import create_transform
+from torch import Tensor
+
+from pneumocam.image import Radiograph
+
+SCHEMA_VERSION = 1
+LABELS = (("NORMAL", "BACTERIAL", "VIRAL"), ("NORMAL", "PNEUMONIA"))
+FILES = ("config.json", "model.safetensors", "pneumocam.json")
+# A wheel carries the bundled model inside the package; a checkout has it in model/.
+BUNDLED = next(p for p in (Path(__file__).parent / "bundled", Path(__file__).parents[1] / "model") if p.exists())
+
+
+class BundleError(ValueError):
+    """A model cannot be had or used; the message names the file, what was expected, what was found, what to do."""
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """Where the line between NORMAL and pneumonia is drawn.
+
+    Attributes:
+        name: as in the bundle.
+        threshold: pneumonia is answered from this P(pneumonia) on, in (0, 1).
+        uncertain_log_odds: an answer nearer to the threshold than this, in log-odds, is called uncertain.
+    """
+
+    name: str
+    threshold: float
+    uncertain_log_odds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A timm CNN in eval mode with its preprocessing, labels, calibration and operating points.
+
+    Attributes:
+        network: takes `(B, C, H, W)` float32, gives `(B, K)` logits; has `forward_features` and `forward_head`.
+        transform: `Radiograph` -> `(C, H, W)` float32, the very preprocessing that timm builds from the bundle.
+        preprocessing: input_size, interpolation, mean, std, crop_pct, crop_mode.
+        label_names: in the order of the logits.
+        temperature: logits are divided by it before the softmax (Guo et al. 2017).
+        operating_points: by name; `operating_point` is the one in use.
+        id: where the model came from: `bundled`, `local-dir:NAME` or `owner/name`.
+        revision: the Hub's commit, or `sha256:` and the first twelve digits of the weights' hash.
+        training: provenance written by `train.fit`.
+        metrics: what `train.evaluate` measured, or None.
+    """
+
+    network: Any  # a timm model; nn.Module would hide forward_features and forward_head from the type checker
+    transform: Callable[[Radiograph], Tensor]
+    preprocessing: Mapping[str, Any]
+    label_names: tuple[str, ...]
+    temperature: float
+    operating_points: Mapping[str, OperatingPoint]
+    operating_point: OperatingPoint
+    id: str
+    revision: str
+    training: Mapping[str, Any]
+    metrics: Mapping[str, Any] | None
+
+    @classmethod
+    def from_pretrained(cls, source: str | None = None) -> "Classifier":
+        """Load a model.
+
+        Args:
+            source: `hf-hub:owner/name` or `hf-hub:owner/name@revision` (downloaded once, then cached),
+                `local-dir:PATH`, or None for the model that comes with this package.
+
+        Raises:
+            BundleError: the source is not of these forms, cannot be reached, or is damaged, incomplete or foreign.
+        """
+        if source is None:
+            return _load(BUNDLED, "bundled", None)
+        scheme, _, rest = source.partition(":")
+        if scheme == "hf-hub" and rest:
+            repo, _, revision = rest.partition("@")
+            folder, commit = _download(repo, revision or None)
+            return _load(folder, repo, commit)
+        if scheme == "local-dir" and rest:
+            return _load(Path(rest), f"local-dir:{Path(rest).resolve().name}", None)
+        raise BundleError(
+            f"Model source {source!r} is not understood: expected hf-hub:owner/name, hf-hub:owner/name@revision or "
+            "local-dir:PATH."
+        )
+
+    def features(self, batch: Tensor) -> Tensor:
+        """`(B, C, H, W)` float32 -> `(B, D, h, w)` float32: the only pass through the backbone."""
+        with torch.no_grad():
+            features: Tensor = self.network.forward_features(batch)  # (B, D, h, w)
+        return features
+
+    def head(self, features: Tensor) -> Tensor:
+        """`(B, D, h, w)` -> `(B, K)` logits, not yet divided by the temperature; differentiable."""
+        logits: Tensor = self.network.forward_head(features)  # (B, K)
+        return logits
+
+
+def eval_transform(preprocessing: Mapping[str, Any]) -> Callable[[Radiograph], Tensor]:
+    """`Radiograph` -> `(C, H, W)` float32 by timm's own evaluation transform; C is 1, or 3 for grey repeated."""
+    keys = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
+    transform = create_transform(**{key: preprocessing[key] for key in keys})
+    mode = "L" if preprocessing["input_size"][0] == 1 else "RGB"
+
+    def apply(radiograph: Radiograph) -> Tensor:
+        tensor: Tensor = transform(radiograph.to_pil().convert(mode))  # (C, H, W)
+        return tensor
+
+    return apply
+
+
+def _download(repo: str, revision: str | None) -> tuple[Path, str]:
+    """The folder of a snapshot in the Hub's cache, and its commit."""
+    try:
+        if re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+            commit = revision
+        else:
+            # Asked first because a download from a Hub that hangs is not bounded by any timeout of its own.
+            commit = HfApi().model_info(repo, revision=revision, timeout=10).sha
+    except HFValidationError:
+        raise BundleError(f"{repo!r} is no Hub repository id: expected hf-hub:owner/name.") from None
+    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        commit = _cached_commit(repo, revision)
+        if commit is None:
+            raise BundleError(
+                f"hf-hub:{repo}@{revision or 'main'} could not be had ({_status(error)}) and is not in the cache. "
+                "Check the name, the revision and the network; a private model needs HF_TOKEN or `hf auth login`."
+            ) from error
+    paths = []
+    for name in FILES:
+        try:
+            paths.append(Path(hf_hub_download(repo, name, revision=commit)))
+        except LocalEntryNotFoundError as error:
+            raise BundleError(f"{name} of hf-hub:{repo}@{commit} could not be downloaded; try again later.") from error
+        except HfHubHTTPError as error:
+            raise BundleError(
+                f"hf-hub:{repo}@{commit} has no {name} ({_status(error)}): expected a PneumoCAM bundle "
+                f"({', '.join(FILES)})."
+            ) from error
+    return paths[0].parent, str(commit)
+
+
+def _cached_commit(repo: str, revision: str | None) -> str | None:
+    try:
+        return Path(hf_hub_download(repo, FILES[0], revision=revision, local_files_only=True)).parent.name
+    except (LocalEntryNotFoundError, OSError):
+        return None
+
+
+def _status(error: Exception) -> str:
+    response = getattr(error, "response", None)
+    return f"HTTP {response.status_code}" if response is not None else type(error).__name__
+
+
+def _load(folder: Path, model_id: str, commit: str | None) -> Classifier:
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise BundleError(f"{folder / name} is missing: expected a bundle with {', '.join(FILES)}.")
+    config, own = _json(folder / "config.json"), _json(folder / "pneumocam.json")
+    label_names, preprocessing = _checked_config(config, folder / "config.json")
+    points, default = _checked_description(own, folder / "pneumocam.json")
+    weights = folder / "model.safetensors"
+    network = _network(config, preprocessing, weights)
+    metrics = folder / "metrics.json"
+    return Classifier(
+        network=network,
+        transform=eval_transform(preprocessing),
+        preprocessing=preprocessing,
+        label_names=label_names,
+        temperature=float(own["temperature"]),
+        operating_points=points,
+        operating_point=points[default],
+        id=model_id,
+        revision=commit or "sha256:" + hashlib.sha256(weights.read_bytes()).hexdigest()[:12],
+        training=own.get("training", {}),
+        metrics=_json(metrics) if metrics.is_file() else None,
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BundleError(
+            f"{path} is damaged: expected JSON, found {error}. Fetch or write the bundle again."
+        ) from None
+    if not isinstance(value, dict):
+        raise BundleError(f"{path} is foreign: expected a JSON object, found a {type(value).__name__}.")
+    return value
+
+
+def _checked_config(config: dict[str, Any], path: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
+    architecture = config.get("architecture")
+    # Only names in timm's registry: a source prefix in this place would make timm fetch something else.
+    if not isinstance(architecture, str) or not timm.is_model(architecture):
+        raise BundleError(
+            f"{path}: architecture is {architecture!r}; expected the name of a model of timm {timm.__version__}."
+        )
+    label_names = tuple(config.get("label_names") or ())
+    if label_names not in LABELS:
+        raise BundleError(
+            f"{path}: label_names is {list(label_names)}; expected {' or '.join(str(list(x)) for x in LABELS)}."
+        )
+    if config.get("num_classes") != len(label_names):
+        raise BundleError(
+            f"{path}: num_classes is {config.get('num_classes')}; expected {len(label_names)}, one a label."
+        )
+    cfg = config.get("pretrained_cfg")
+    cfg = cfg if isinstance(cfg, dict) else {}
+    size = cfg.get("input_size")
+    if not (isinstance(size, list) and len(size) == 3 and size[0] in (1, 3) and all(isinstance(x, int) for x in size)):
+        raise BundleError(f"{path}: pretrained_cfg.input_size is {size}; expected [1 or 3, height, width].")
+    for key in ("mean", "std"):
+        if len(cfg.get(key) or ()) != size[0]:
+            raise BundleError(f"{path}: pretrained_cfg.{key} is {cfg.get(key)}; expected {size[0]} numbers.")
+    return label_names, dict(timm.data.resolve_data_config(pretrained_cfg=cfg))
+
+
+def _checked_description(own: dict[str, Any], path: Path) -> tuple[dict[str, OperatingPoint], str]:
+    if own.get("schema_version") != SCHEMA_VERSION:
+        raise BundleError(
+            f"{path}: schema_version is {own.get('schema_version')!r}; this version of pneumocam reads "
+            f"{SCHEMA_VERSION}. Update whichever of the two is older."
+        )
+    temperature = own.get("temperature")
+    if not isinstance(temperature, int | float) or not (math.isfinite(temperature) and temperature > 0):
+        raise BundleError(f"{path}: temperature is {temperature!r}; expected a positive number.")
+    try:
+        points = {name: OperatingPoint(name, **values) for name, values in own["operating_points"].items()}
+        default = own["default_operating_point"]
+        valid = default in points and all(0 < p.threshold < 1 and p.uncertain_log_odds >= 0 for p in points.values())
+    except (KeyError, TypeError, AttributeError):
+        valid = False
+    if not valid:
+        raise BundleError(
+            f"{path}: operating_points and default_operating_point are {own.get('operating_points')!r} and "
+            f"{own.get('default_operating_point')!r}; expected {{name: {{threshold, uncertain_log_odds}}}} and a name."
+        )
+    return points, default
+
+
+def _network(config: dict[str, Any], preprocessing: Mapping[str, Any], weights: Path) -> Any:
+    channels, height, width = preprocessing["input_size"]
+    arguments = config.get("model_args") or {}
+    network = timm.create_model(
+        config["architecture"], **{**arguments, "num_classes": config["num_classes"], "in_chans": channels}
+    )
+    try:
+        state = load_file(weights)
+    except (SafetensorError, OSError) as error:
+        raise BundleError(
+            f"{weights} is damaged: expected safetensors, found {error}. Fetch the bundle again."
+        ) from None
+    expected = network.state_dict()
+    if odd := sorted(expected.keys() ^ state.keys()):
+        raise BundleError(
+            f"{weights} does not belong to {config['architecture']}: expected {len(expected)} tensors, found "
+            f"{len(state)}; the first that only one of them has is {odd[0]}."
+        )
+    for name, tensor in state.items():
+        if tensor.shape != expected[name].shape:
+            raise BundleError(f"{weights}: {name} is {tuple(tensor.shape)}; expected {tuple(expected[name].shape)}.")
+        if not bool(torch.isfinite(tensor).all()):
+            raise BundleError(f"{weights}: {name} has values that are not finite. Fetch or train the bundle again.")
+    network.load_state_dict(state)
+    network = network.float().eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        features = network.forward_features(torch.zeros(1, channels, height, width))
+    if not isinstance(features, Tensor) or features.ndim != 4 or features.shape[1] != network.num_features:
+        raise BundleError(
+            f"{config['architecture']} gives features that are no (B, {network.num_features}, h, w) map: "
+            "expected a CNN, since Grad-CAM needs one."
+        )
+    return network

@@ -1,0 +1,186 @@
+"""Radiographs -> Predictions: one pass through the backbone gives the answer, and on demand its Grad-CAM."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pneumocam.image import Radiograph, RadiographError, Source, load_radiograph
+from pneumocam.model import Classifier, OperatingPoint
+from pneumocam.saliency import COLOUR_MAP, DISCLAIMER, Saliency, draw_overlay, grad_cam, input_box
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why an answer is not simply `ok`: a code for programs and a sentence for people."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the model answers for one radiograph.
+
+    Attributes:
+        status: `ok`; `uncertain`, an answer too near to the operating point's threshold; or `rejected`, no answer.
+        label: NORMAL below the operating point's threshold, else the most probable kind of pneumonia; None if rejected.
+        probabilities: calibrated, in label order, summing to 1; empty if rejected.
+        reason: given unless the status is `ok`.
+        operating_point: the threshold in use.
+        model_id, revision: as in `Classifier`.
+    """
+
+    status: Literal["ok", "uncertain", "rejected"]
+    label: str | None
+    probabilities: Mapping[str, float]
+    reason: Reason | None
+    operating_point: OperatingPoint
+    model_id: str
+    revision: str
+    _classifier: Classifier = field(repr=False)
+    _radiograph: Radiograph | None = field(default=None, repr=False)
+    _features: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def p_pneumonia(self) -> float | None:
+        """P(any kind of pneumonia) in [0, 1]; None if rejected."""
+        return sum(p for name, p in self.probabilities.items() if name != "NORMAL") if self.probabilities else None
+
+    def probability(self, target: str) -> float:
+        """Of one label, or of `PNEUMONIA` for all its kinds together."""
+        if target == "PNEUMONIA" and self.p_pneumonia is not None:
+            return self.p_pneumonia
+        return self.probabilities[target]
+
+    def explain(self, target: str | None = None) -> Saliency:
+        """Grad-CAM for the class that was answered, or for another one; the backbone does not run again.
+
+        Args:
+            target: one of the labels, or `PNEUMONIA` for its kinds together against NORMAL.
+
+        Raises:
+            ValueError: the target is unknown, or the prediction was rejected and there is nothing to explain.
+        """
+        if self._features is None or self._radiograph is None or self.label is None:
+            raise ValueError("A rejected radiograph has no answer to explain.")
+        name = target or self.label
+        cam = grad_cam(self._classifier, self._features[None], [name])[0]  # (h, w)
+        size = self._radiograph.width, self._radiograph.height
+        return Saliency(cam, name, input_box(self._classifier.preprocessing, *size), size)
+
+    def overlay(self, target: str | None = None, *, opacity: float = 0.6, colour_map: str = COLOUR_MAP) -> Image.Image:
+        """The upload with the map of `explain(target)` over it, labelled; see `saliency.draw_overlay`."""
+        saliency = self.explain(target)
+        if self._radiograph is None:
+            raise ValueError("A rejected radiograph has no picture to draw on.")
+        caption = f"{saliency.target} {self.probability(saliency.target):.0%}"
+        if self.status == "uncertain":
+            caption += " (uncertain)"
+        return draw_overlay(self._radiograph, saliency, caption, opacity=opacity, colour_map=colour_map)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, the same from Python, CLI and API."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "status": self.status,
+            "label": self.label,
+            "probabilities": dict(self.probabilities),
+            "p_pneumonia": self.p_pneumonia,
+            "reason": self.reason and {"code": self.reason.code, "message": self.reason.message},
+            "operating_point": {"name": self.operating_point.name, "threshold": self.operating_point.threshold},
+            "model": {"id": self.model_id, "revision": self.revision},
+            "disclaimer": DISCLAIMER,
+        }
+
+
+def predict(classifier: Classifier, source: Source | Radiograph) -> Prediction:
+    """Answer for one radiograph; safe to call from several threads on one classifier.
+
+    Args:
+        classifier: from `Classifier.from_pretrained`.
+        source: whatever `load_radiograph` takes, or what it gave.
+
+    Raises:
+        RadiographError: the source is no usable radiograph.
+        OSError: the file cannot be read.
+    """
+    radiograph = source if isinstance(source, Radiograph) else load_radiograph(source)
+    return _answer(classifier, [radiograph])[0]
+
+
+def predict_many(
+    classifier: Classifier, sources: Iterable[Source | Radiograph], *, batch_size: int = 16
+) -> Iterator[Prediction]:
+    """Answer for a stream of radiographs in its order, a batch at a time; what cannot be read is `rejected`."""
+    pending = iter(sources)
+    with ThreadPoolExecutor() as pool:
+        while batch := list(islice(pending, batch_size)):
+            loaded = list(pool.map(_load, batch))
+            answers = iter(_answer(classifier, [x for x in loaded if isinstance(x, Radiograph)]))
+            for item in loaded:
+                yield next(answers) if isinstance(item, Radiograph) else _rejected(classifier, item)
+
+
+def _load(source: Source | Radiograph) -> Radiograph | Reason:
+    try:
+        return source if isinstance(source, Radiograph) else load_radiograph(source)
+    except RadiographError as error:
+        return Reason(error.code, str(error))
+    except OSError as error:
+        return Reason("unreadable_file", f"The file cannot be read: {error.strerror or type(error).__name__}.")
+
+
+def _rejected(classifier: Classifier, reason: Reason) -> Prediction:
+    point = classifier.operating_point
+    return Prediction("rejected", None, {}, reason, point, classifier.id, classifier.revision, classifier)
+
+
+def _answer(classifier: Classifier, radiographs: list[Radiograph]) -> list[Prediction]:
+    if not radiographs:
+        return []
+    batch = torch.stack([classifier.transform(radiograph) for radiograph in radiographs])  # (B, C, H, W)
+    features = classifier.features(batch)  # (B, D, h, w)
+    with torch.no_grad():
+        logits = classifier.head(features).double()  # (B, K)
+    probabilities = (logits / classifier.temperature).softmax(1).numpy()  # (B, K)
+    return [
+        _judged(classifier, radiograph, row, one)
+        for radiograph, row, one in zip(radiographs, probabilities, features, strict=True)
+    ]
+
+
+def _judged(classifier: Classifier, radiograph: Radiograph, row: np.ndarray, features: Tensor) -> Prediction:
+    probabilities = dict(zip(classifier.label_names, row.tolist(), strict=True))
+    point = classifier.operating_point
+    kinds = [name for name in classifier.label_names if name != "NORMAL"]
+    pneumonia = sum(probabilities[name] for name in kinds)
+    positive = pneumonia >= point.threshold
+    with np.errstate(divide="ignore"):
+        odds = np.log([pneumonia, probabilities["NORMAL"], point.threshold, 1 - point.threshold])
+    reason = None
+    if abs((odds[0] - odds[1]) - (odds[2] - odds[3])) < point.uncertain_log_odds:
+        reason = Reason(
+            "near_threshold",
+            f"P(pneumonia) is {pneumonia:.2f}, too near to the threshold of {point.threshold:.2f} to lean either way.",
+        )
+    return Prediction(
+        status="uncertain" if reason else "ok",
+        label=max(kinds, key=probabilities.__getitem__) if positive else "NORMAL",
+        probabilities=probabilities,
+        reason=reason,
+        operating_point=point,
+        model_id=classifier.id,
+        revision=classifier.revision,
+        _classifier=classifier,
+        _radiograph=radiograph,
+        _features=features,
+    )

@@ -1,0 +1,177 @@
+"""The features of the one forward pass -> Captum's LayerGradCam -> an overlay in the geometry of the upload."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from captum.attr import LayerGradCam
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+
+from pneumocam.image import Radiograph
+from pneumocam.model import Classifier
+
+DISCLAIMER = "Research and teaching only: not a diagnosis."
+COLOUR_MAP = "inferno"
+
+
+@dataclass(frozen=True, eq=False)
+class Saliency:
+    """A Grad-CAM map (Selvaraju et al. 2017) of one radiograph.
+
+    Attributes:
+        cam: `(h, w)` float32 >= 0, in units of the class's logit: Captum's LayerGradCam with its ReLU.
+        target: the class explained.
+        box: left, top, right, bottom of what the map covers, in pixels of the upload; it may reach beyond its edges
+            where the preprocessing pads, or stay inside them where it crops.
+        size: width and height of the upload in pixels.
+    """
+
+    cam: np.ndarray
+    target: str
+    box: tuple[float, float, float, float]
+    size: tuple[int, int]
+
+    @property
+    def is_empty(self) -> bool:
+        """No part of the picture speaks for the target: there is nothing to show."""
+        return not bool((self.cam > 0).any())
+
+    def heatmap(self) -> np.ndarray:
+        """`(H, W)` float32 in [0, 1] in the geometry of the upload: 1 at the map's peak, 0 where the map is blind."""
+        left, top, right, bottom = self.box
+        peak = float(self.cam.max())
+        covered = Image.fromarray(self.cam / peak if peak > 0 else self.cam)
+        covered = covered.resize((round(right - left), round(bottom - top)), Image.Resampling.BILINEAR)
+        canvas = Image.new("F", self.size)
+        canvas.paste(covered, (round(left), round(top)))
+        return np.asarray(canvas)
+
+
+class _Head(nn.Module):
+    """The network from its features on, with one more output: the log-odds of pneumonia against NORMAL.
+
+    A fresh one each call, so that Captum's hooks never sit on anything that two threads share.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.features = nn.Identity()
+        self.classifier = classifier
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits = self.classifier.head(self.features(features))  # (B, K)
+        normal = self.classifier.label_names.index("NORMAL")
+        others = [i for i in range(logits.shape[1]) if i != normal]
+        pneumonia = logits[:, others].logsumexp(1) - logits[:, normal]  # (B,)
+        return torch.cat([logits, pneumonia[:, None]], 1)  # (B, K + 1)
+
+
+def targets(classifier: Classifier) -> tuple[str, ...]:
+    """The classes that can be explained: the model's labels, and `PNEUMONIA` (any subtype against NORMAL)."""
+    return tuple(dict.fromkeys((*classifier.label_names, "PNEUMONIA")))
+
+
+def grad_cam(classifier: Classifier, features: Tensor, target_names: Sequence[str]) -> np.ndarray:
+    """`(B, D, h, w)` features and B class names -> `(B, h, w)` float32 maps >= 0.
+
+    Equal to `LayerGradCam` on the whole network at the layer that gives these features.
+
+    Raises:
+        ValueError: a name is not one of `targets(classifier)`.
+    """
+    known = targets(classifier)
+    for name in target_names:
+        if name not in known:
+            raise ValueError(f"Class to explain is {name!r}; this model explains {', '.join(known)}.")
+    outputs = (*classifier.label_names, "PNEUMONIA")
+    # PNEUMONIA comes last: in a binary model the log-odds stand for that label too, being the better-posed question.
+    indices = [len(outputs) - 1 if name == "PNEUMONIA" else outputs.index(name) for name in target_names]
+    head = _Head(classifier)
+    cam: Tensor = LayerGradCam(head, head.features).attribute(
+        features.detach().requires_grad_(), indices, relu_attributions=True
+    )  # (B, 1, h, w)
+    return cam.detach().squeeze(1).numpy()  # (B, h, w)
+
+
+def input_box(preprocessing: Mapping[str, Any], width: int, height: int) -> tuple[float, float, float, float]:
+    """What the network sees of a picture of this size, as left, top, right, bottom in its pixels.
+
+    Follows `timm.data.create_transform` in its three crop modes; `border` reaches beyond the picture, where it pads.
+    """
+    _, input_height, input_width = preprocessing["input_size"]
+    scaled_height, scaled_width = (math.floor(x / preprocessing["crop_pct"]) for x in (input_height, input_width))
+    ratios = height / scaled_height, width / scaled_width
+    match preprocessing["crop_mode"]:
+        case "squash":
+            vertical, horizontal = ratios
+        case "border":
+            vertical = horizontal = max(ratios)
+        case _:
+            vertical = horizontal = min(ratios)
+    half_width, half_height = input_width * horizontal / 2, input_height * vertical / 2
+    return width / 2 - half_width, height / 2 - half_height, width / 2 + half_width, height / 2 + half_height
+
+
+def draw_overlay(
+    radiograph: Radiograph, saliency: Saliency, caption: str, *, opacity: float = 0.6, colour_map: str = COLOUR_MAP
+) -> Image.Image:
+    """The radiograph with the map laid over it, and below it a strip with caption, colour bar and disclaimer.
+
+    The upper `(H, W)` pixels are those of the upload; colour is as opaque as the map is strong, so what the network
+    did not look at stays as it was.
+
+    Args:
+        radiograph: the upload.
+        saliency: its map.
+        caption: class and probability.
+        opacity: of the map's peak, in [0, 1].
+        colour_map: any of Matplotlib's.
+
+    Returns:
+        An RGB picture, as wide as the upload and a strip taller.
+    """
+    heat = saliency.heatmap()[..., None]  # (H, W, 1)
+    colours = matplotlib.colormaps[colour_map](heat[..., 0])[..., :3] * 255  # (H, W, 3)
+    film = radiograph.pixels[..., None].astype(np.float32)  # (H, W, 1)
+    blended = film * (1 - opacity * heat) + colours * opacity * heat  # (H, W, 3)
+    strip = _strip(radiograph.width, caption, saliency, colour_map)
+    picture = Image.new("RGB", (radiograph.width, radiograph.height + strip.height))
+    picture.paste(Image.fromarray(blended.round().astype(np.uint8)))
+    picture.paste(strip, (0, radiograph.height))
+    return picture
+
+
+def _strip(width: int, caption: str, saliency: Saliency, colour_map: str) -> Image.Image:
+    size = max(9, round(width / 32))
+    margin = size // 2
+    strip = Image.new("RGB", (width, round(4.9 * size)), "black")
+    draw = ImageDraw.Draw(strip)
+
+    def write(text: str, line: float, scale: float, colour: str) -> None:
+        font = ImageFont.load_default(size * scale)
+        # A narrow film still has to carry its whole caption.
+        font = ImageFont.load_default(size * scale * min(1, (width - 2 * margin) / draw.textlength(text, font)))
+        draw.text((margin, margin + line * size), text, colour, font)
+
+    write(caption, 0, 1.2, "white")
+    write(DISCLAIMER, 3.2, 0.8, "#c8c8c8")
+    if saliency.is_empty:
+        write(f"Empty map: no region speaks for {saliency.target}.", 1.8, 0.8, "#ffd27f")
+        return strip
+    bar_top, bar_width = margin + round(1.7 * size), width // 3
+    ramp = matplotlib.colormaps[colour_map](np.linspace(0, 1, bar_width))[None, :, :3] * 255  # (1, bar_width, 3)
+    bar = Image.fromarray(np.repeat(ramp, round(0.7 * size), 0).round().astype(np.uint8))
+    text = f"no weight  to  most weight for {saliency.target}"
+    strip.paste(bar, (margin, bar_top))
+    font = ImageFont.load_default(
+        size
+        * 0.8
+        * min(1, (width - bar_width - 3 * margin) / draw.textlength(text, ImageFont.load_default(size * 0.8)))
+    )
+    draw.text((2 * margin + bar_width, bar_top + round(0.35 * size)), text, "#c8c8c8", font, anchor="lm")
+    return strip

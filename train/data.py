@@ -1,0 +1,406 @@
+"""From folders of chest radiographs to a grouped, hashed manifest and the datasets made from it.
+
+    python -m train.data DIR [DIR ...] --out manifest.csv
+
+A folder is in Kaggle's layout: `train/`, `val/`, `test/` (any of them, or none), below them one folder a class.
+Several roots may hold the same films, at other resolutions say; a film is known by its folder, class and file name.
+"""
+
+import csv
+import hashlib
+import io
+import os
+import re
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import StratifiedGroupKFold
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+from tqdm import tqdm
+
+from pneumocam.image import Radiograph, load_radiograph
+
+SUBTYPES = ("NORMAL", "BACTERIAL", "VIRAL")
+BINARY = ("NORMAL", "PNEUMONIA")
+FOLDERS = ("train", "val", "test")
+SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".dcm"}
+CLASS_FOLDERS = {
+    "NORMAL": "NORMAL",
+    "PNEUMONIA": "PNEUMONIA",
+    "BACTERIA": "BACTERIAL",
+    "BACTERIAL": "BACTERIAL",
+    "VIRUS": "VIRAL",
+    "VIRAL": "VIRAL",
+}
+# IM-0115-0001, NORMAL2-IM-0383-0001, person1_bacteria_2, and Mendeley's v3: VIRUS-1000468-0001.
+PATIENT = re.compile(r"^((?:NORMAL2-)?IM-\d+|person\d+|(?:NORMAL|BACTERIA|VIRUS)2?-\d+)", re.IGNORECASE)
+SUBTYPE = re.compile(r"(?:^|_)(bacteria|virus)(?:_|-)", re.IGNORECASE)
+
+
+class DataError(ValueError):
+    """The data given cannot be used; the message says what was found, what was expected and what to do."""
+
+
+@dataclass(frozen=True)
+class Film:
+    """One file. `split` is the use made of it here; `folder` is the official split that it came in, or empty."""
+
+    path: str  # relative to its root, with forward slashes
+    root: int
+    folder: str
+    label: str
+    patient: str
+    sha256: str
+    group: int = -1
+    split: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """The same for every copy of this film, whatever root, resolution or format it is in."""
+        return self.folder, self.label, Path(self.path).stem
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Films, their labels, groups and splits, in a fixed order."""
+
+    films: tuple[Film, ...]
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return BINARY if any(film.label == "PNEUMONIA" for film in self.films) else SUBTYPES
+
+    @property
+    def sha256(self) -> str:
+        """Of the file that `write` makes: the same films, labels and splits give the same 64 hexadecimal digits."""
+        return hashlib.sha256(self._csv().encode()).hexdigest()
+
+    def split(self, name: str) -> list[Film]:
+        return [film for film in self.films if film.split == name]
+
+    def write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(self._csv(), newline="")
+        temporary.replace(path)
+
+    def _csv(self) -> str:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, [field.name for field in fields(Film)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(film) for film in self.films)
+        return text.getvalue()
+
+    @classmethod
+    def read(cls, path: Path, roots: Sequence[Path]) -> "Manifest":
+        """Read a manifest again and check that every file under `roots` still has the content that it had.
+
+        Raises:
+            DataError: the file is no manifest, a film is missing, or its content has changed.
+        """
+        try:
+            with path.open(newline="") as file:
+                rows: list[dict[str, Any]] = list(csv.DictReader(file))
+            films = tuple(Film(**row | {"root": int(row["root"]), "group": int(row["group"])}) for row in rows)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path} is not a manifest written by train.data: {error!r}") from None
+        if films and max(film.root for film in films) >= len(roots):
+            raise DataError(f"{path} has films of {max(f.root for f in films) + 1} roots; {len(roots)} were given.")
+        missing = [film.path for film in films if not (roots[film.root] / film.path).is_file()]
+        if missing:
+            raise DataError(f"{len(missing)} films of {path} are missing, {missing[0]} first. Give the same --data.")
+        hashes = _hashes([roots[film.root] / film.path for film in films])
+        changed = [film.path for film, found in zip(films, hashes, strict=True) if film.sha256 != found]
+        if changed:
+            raise DataError(f"{len(changed)} films changed since {path} was written, {changed[0]} first.")
+        return cls(films)
+
+
+def build_manifest(roots: Sequence[Path], *, val_fraction: float = 0.15, seed: int = 0) -> Manifest:
+    """Scan folders and split their films so that no patient and no duplicate stands on two sides.
+
+    Films are of one group if they share a patient (bare `personN`: that number restarts for each aetiology, and the
+    stricter reading is used), or have identical content, or are copies of one film under several roots.
+    A group with a film from an official `test/` folder is never trained on: its other films are `excluded`. One with
+    a film from `val/` is validated on. The rest is divided by scikit-learn's StratifiedGroupKFold.
+
+    Args:
+        roots: folders, each in Kaggle's layout or with class folders only.
+        val_fraction: share of the groups to validate on, in (0, 0.5].
+        seed: of the shuffle.
+
+    Raises:
+        DataError: nothing usable is found, or only some pneumonia films carry their subtype.
+    """
+    if not 0 < val_fraction <= 0.5:
+        raise DataError(f"val_fraction is {val_fraction}; expected a share above 0 and at most 0.5.")
+    films = [film for index, root in enumerate(roots) for film in _scan(root, index)]
+    groups = _groups(films)
+    folders = defaultdict(set)
+    for film, group in zip(films, groups, strict=True):
+        folders[group].add(film.folder)
+    free = [i for i, group in enumerate(groups) if not folders[group] & {"test", "val"}]
+    validation = _validation_fold([films[i] for i in free], [groups[i] for i in free], val_fraction, seed)
+    held_out = {free[i] for i in validation}
+
+    def split_of(index: int) -> str:
+        official = folders[groups[index]]
+        if "test" in official:
+            return "test" if films[index].folder == "test" else "excluded"
+        return "val" if "val" in official or index in held_out else "train"
+
+    return Manifest(tuple(replace(film, group=groups[i], split=split_of(i)) for i, film in enumerate(films)))
+
+
+def labelled_folder(root: Path) -> Manifest:
+    """Every film of a folder, grouped by patient and duplicate, with the official folder's name as its split."""
+    films = list(_scan(root, 0))
+    groups = _groups(films)
+    return Manifest(tuple(replace(film, group=g, split=film.folder) for film, g in zip(films, groups, strict=True)))
+
+
+def _scan(root: Path, index: int) -> Iterable[Film]:
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder. Give a folder that holds train/NORMAL, train/PNEUMONIA and so on.")
+    places = [(name, root / name) for name in FOLDERS if (root / name).is_dir()] or [("", root)]
+    found: list[tuple[str, str, Path]] = []
+    for folder, place in places:
+        for child in sorted(place.iterdir()):
+            if child.is_dir() and child.name.upper() in CLASS_FOLDERS:
+                label = CLASS_FOLDERS[child.name.upper()]
+                files = sorted(p for p in child.rglob("*") if p.suffix.lower() in SUFFIXES and p.name[0] != ".")
+                found += [(folder, _subtype(label, path.stem), path) for path in files]
+    if not found:
+        raise DataError(
+            f"No films below {root}: expected class folders ({', '.join(sorted(CLASS_FOLDERS))}) with images."
+        )
+    counts = Counter(label for _, label, _ in found)
+    if counts["PNEUMONIA"] and counts["BACTERIAL"] + counts["VIRAL"]:
+        bare = next(path for _, label, path in found if label == "PNEUMONIA")
+        raise DataError(
+            f"{counts['PNEUMONIA']} pneumonia films of {root} carry no subtype in their name ({bare.name} first) and "
+            f"{counts['BACTERIAL'] + counts['VIRAL']} do. Name all of them, as in person1_virus_6.jpeg, or none."
+        )
+    hashes = _hashes([path for _, _, path in found])
+    for (folder, label, path), sha256 in zip(found, hashes, strict=True):
+        patient = PATIENT.match(path.stem)
+        yield Film(
+            path=path.relative_to(root).as_posix(),
+            root=index,
+            folder=folder,
+            label=label,
+            patient=(patient.group(1) if patient else path.stem).lower(),
+            sha256=sha256,
+        )
+
+
+def _subtype(label: str, stem: str) -> str:
+    match = SUBTYPE.search(stem)
+    return label if label != "PNEUMONIA" or match is None else CLASS_FOLDERS[match.group(1).upper()]
+
+
+def _hashes(paths: Sequence[Path]) -> list[str]:
+    def digest(path: Path) -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    with ThreadPoolExecutor() as pool:
+        return list(tqdm(pool.map(digest, paths), "Hashing films", len(paths), unit="film", leave=False))
+
+
+def _groups(films: Sequence[Film]) -> list[int]:
+    """Connected components of films that share a patient, their content, or a name under several roots."""
+    ids: dict[object, int] = {}
+    edges = [
+        (i, len(films) + ids.setdefault(key, len(ids)))
+        for i, film in enumerate(films)
+        for key in (("patient", film.patient), ("content", film.sha256), film.key)
+    ]
+    rows, columns = np.array(edges).T
+    size = len(films) + len(ids)
+    graph = coo_matrix((np.ones(len(edges)), (rows, columns)), shape=(size, size))
+    return [int(group) for group in connected_components(graph, directed=False)[1][: len(films)]]
+
+
+def _validation_fold(films: Sequence[Film], groups: Sequence[int], fraction: float, seed: int) -> list[int]:
+    folds = round(1 / fraction)
+    if len(set(groups)) < folds:
+        raise DataError(f"{len(set(groups))} patients cannot be divided for val_fraction={fraction}: too few.")
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    labels = [film.label for film in films]
+    return [int(i) for i in next(splitter.split(np.zeros(len(films)), labels, groups))[1]]
+
+
+def fetch(source: str, *, cache: Path = Path("data")) -> Path:
+    """Turn what was given as data into a folder, by a download if it names one.
+
+    Args:
+        source: a folder; `kaggle:owner/name` (kagglehub; the original is
+            `kaggle:paultimothymooney/chest-xray-pneumonia`); or `hf-dataset:owner/name`, a Hub dataset with an image
+            and a class-label column.
+        cache: where a Hub dataset is laid out as a folder.
+
+    Raises:
+        DataError: the folder does not exist, or the download failed; the message says what to set up.
+    """
+    scheme, _, name = source.partition(":")
+    if scheme == "kaggle":
+        return _from_kaggle(name)
+    if scheme == "hf-dataset":
+        return _from_hub(name, cache / name.replace("/", "--"))
+    return Path(source)
+
+
+def _from_kaggle(name: str) -> Path:
+    try:
+        import kagglehub
+    except ImportError:
+        raise DataError("kaggle: needs the train extra: pip install 'pneumocam[train]'.") from None
+    try:
+        root = Path(kagglehub.dataset_download(name))
+    except Exception as error:
+        raise DataError(
+            f"Kaggle's {name!r} could not be downloaded ({type(error).__name__}). Check the name and the network, put "
+            "an API token in ~/.kaggle/kaggle.json or KAGGLE_USERNAME and KAGGLE_KEY, or unpack the dataset yourself "
+            "and give its folder."
+        ) from error
+    # The archive holds chest_xray/ and, inside it, a second copy of the whole: the outermost is taken.
+    return next((p for p in (root, root / "chest_xray") if any((p / f).is_dir() for f in FOLDERS)), root)
+
+
+def _from_hub(name: str, folder: Path) -> Path:
+    if folder.is_dir():
+        return folder
+    try:
+        import datasets
+    except ImportError:
+        raise DataError("hf-dataset: needs the train extra: pip install 'pneumocam[train]'.") from None
+    try:
+        loaded = datasets.load_dataset(name)
+    except Exception as error:
+        raise DataError(
+            f"The Hub dataset {name!r} could not be loaded ({type(error).__name__}). Check the id and the network; a "
+            "gated or private one needs HF_TOKEN or `hf auth login`. A folder in Kaggle's layout works without it."
+        ) from error
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for split, rows in loaded.items():
+        columns = {type(feature).__name__: column for column, feature in rows.features.items()}
+        if not {"Image", "ClassLabel"} <= columns.keys():
+            raise DataError(f"{name!r} has the columns {rows.features}; expected an Image and a ClassLabel.")
+        names = rows.features[columns["ClassLabel"]].names
+        for i, row in enumerate(
+            tqdm(rows.cast_column(columns["Image"], datasets.Image(decode=False)), f"Laying out {split}")
+        ):
+            image = row[columns["Image"]]
+            target = partial / {"validation": "val"}.get(split, split) / names[row[columns["ClassLabel"]]]
+            target.mkdir(parents=True, exist_ok=True)
+            data = image["bytes"] or Path(image["path"]).read_bytes()
+            (target / (Path(image["path"]).name if image["path"] else f"{split}-{i:06d}.jpeg")).write_bytes(data)
+    partial.rename(folder)
+    return folder
+
+
+def train_transform(size: int, mean: Sequence[float], std: Sequence[float]) -> v2.Transform:
+    """Augmentations for a `(C, H, W)` uint8 tensor of any size; gives `(C, size, size)` float32, normalised.
+
+    Zoom, shear, rotation and flip as in the notebook that this project set out to surpass. The others take away what
+    tells this dataset's classes apart without a look at the lungs: JPEG quality, noise, sharpness, pixel size, aspect
+    ratio and exposure.
+    """
+    return v2.Compose(
+        [
+            v2.RandomApply([v2.RandomResize(size // 2, size + 1, antialias=True)], p=0.3),
+            v2.RandomApply([v2.JPEG((25, 95))], p=0.5),
+            v2.RandomAffine(degrees=12, shear=(-8, 8, -8, 8), interpolation=v2.InterpolationMode.BILINEAR),
+            v2.RandomResizedCrop(size, scale=(0.2, 1.0), ratio=(0.67, 1.5), antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.ColorJitter(brightness=0.3, contrast=0.4),
+            v2.RandomApply([v2.Lambda(_random_gamma)], p=0.5),
+            v2.RandomApply([v2.GaussianBlur(5, sigma=(0.2, 2.0))], p=0.5),
+            v2.RandomApply([v2.JPEG((25, 95))], p=0.25),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.RandomApply([v2.GaussianNoise(sigma=0.03)], p=0.4),
+            v2.Normalize(list(mean), list(std)),
+        ]
+    )
+
+
+def _random_gamma(image: torch.Tensor) -> torch.Tensor:
+    adjusted: torch.Tensor = v2.functional.adjust_gamma(image, float(torch.empty(()).uniform_(0.6, 1.6)))
+    return adjusted
+
+
+class FilmDataset(Dataset[tuple[torch.Tensor, int]]):
+    """`(C, H, W)` float32 images and class indices; one item a film, whichever of its copies.
+
+    With a seed, every item draws its own random numbers from (seed, epoch, index): neither the number of workers nor
+    that of machines, nor a resumed run, changes what an epoch looks like.
+    """
+
+    def __init__(
+        self,
+        films: Sequence[Film],
+        roots: Sequence[Path],
+        label_names: Sequence[str],
+        transform: Callable[[Radiograph], torch.Tensor],
+        *,
+        seed: int | None = None,
+    ) -> None:
+        self.copies: list[list[Film]] = [[film] for film in films]
+        if seed is not None:
+            by_key: dict[tuple[str, str, str], list[Film]] = defaultdict(list)
+            for film in films:
+                by_key[film.key].append(film)
+            self.copies = list(by_key.values())
+        self.labels = [label_names.index(copies[0].label) for copies in self.copies]
+        self.roots, self.transform, self.seed, self.epoch = list(roots), transform, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.copies)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        if self.seed is None:
+            return self._load(self.copies[index][0]), self.labels[index]
+        with torch.random.fork_rng(devices=[]):
+            key = f"{self.seed} {self.epoch} {index}".encode()
+            torch.manual_seed(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big"))
+            copies = self.copies[index]
+            return self._load(copies[int(torch.randint(len(copies), ()))]), self.labels[index]
+
+    def _load(self, film: Film) -> torch.Tensor:
+        return self.transform(load_radiograph(self.roots[film.root] / film.path))
+
+
+def main(
+    data: tyro.conf.Positional[tuple[str, ...]],
+    /,
+    out: Path = Path("manifest.csv"),
+    val_fraction: float = 0.15,
+    seed: int = 0,
+) -> None:
+    """Write the manifest of some folders and print how their films are divided."""
+    roots = [fetch(source) for source in data]
+    manifest = build_manifest(roots, val_fraction=val_fraction, seed=seed)
+    manifest.write(out)
+    for (split, label), n in sorted(Counter((film.split, film.label) for film in manifest.films).items()):
+        print(f"{split:9} {label:10} {n:6}")
+    print(f"{len({f.group for f in manifest.films})} groups; sha256 {manifest.sha256}; written to {os.fspath(out)}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
