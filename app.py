@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from pneumocam import Classifier, RadiographError, predict, targets
+from pneumocam import Classifier, predict, targets
 
 HERE = Path(__file__).parent
 ANSWERED = "the answered class"
@@ -61,9 +61,7 @@ def build(classifier: Classifier) -> gr.Blocks:
         try:
             prediction = predict(classifier, image)
             overlay = prediction.overlay(None if target == ANSWERED else target)
-        except RadiographError as error:
-            raise gr.Error(str(error), title="This file cannot be read", print_exception=False) from None
-        except ValueError as error:
+        except ValueError as error:  # RadiographError among them
             raise gr.Error(str(error), print_exception=False) from None
         return overlay, dict(prediction.probabilities), prediction.to_dict()
 
@@ -79,7 +77,7 @@ def build(classifier: Classifier) -> gr.Blocks:
     with gr.Blocks(title="PneumoCAM", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
         gr.Markdown(INTRODUCTION)
         with gr.Row():
-            with gr.Column(scale=2, min_width=300):
+            with gr.Column(scale=2, min_width=280):
                 image = gr.File(label="Chest radiograph", height=190, elem_id="upload")
                 target = gr.Dropdown([ANSWERED, *targets(classifier)], value=ANSWERED, label="Class to explain")
                 films = _examples()
@@ -96,7 +94,7 @@ def build(classifier: Classifier) -> gr.Blocks:
                     buttons=[],
                     elem_id="examples",
                 )
-            with gr.Column(scale=3, min_width=320):
+            with gr.Column(scale=3, min_width=280):
                 summary = gr.Markdown(elem_id="verdict")
                 overlay = gr.Image(
                     label="What the network looked at",

@@ -18,6 +18,7 @@ from pneumocam.image import (
     RadiographError,
     TooLarge,
     TooSmall,
+    UnsupportedDicom,
     load_radiograph,
 )
 from pneumocam.model import BundleError, Classifier, OperatingPoint
@@ -40,6 +41,7 @@ __all__ = [
     "Saliency",
     "TooLarge",
     "TooSmall",
+    "UnsupportedDicom",
     "load_radiograph",
     "predict",
     "predict_many",
