@@ -3,6 +3,7 @@
 import argparse
 import csv
 import glob
+import io
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ from pneumocam.predict import Prediction, predict_many
 from pneumocam.saliency import DISCLAIMER, targets
 
 COLUMNS = ("path", "status", "label", "p_normal", "p_bacterial", "p_viral", "p_pneumonia", "reason")
+ENCODING: Any = {"encoding": "utf-8", "errors": "surrogateescape"}  # a file's name may be any bytes
 Row = dict[str, Any]
 
 
@@ -25,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
-    except (BundleError, OSError, ValueError) as error:
+    except (BundleError, OSError, ValueError, csv.Error) as error:
         print(f"pneumocam: {error}", file=sys.stderr)
         return 2
     return status
@@ -85,12 +87,15 @@ def _predict(options: argparse.Namespace) -> int:
 
 def _distinct_names(files: list[str]) -> list[str]:
     """Names for overlays: two files of one name in two folders must not overwrite each other."""
-    names, seen = [], dict[str, int]()
+    names = dict[str, None]()
     for file in files:
-        stem = Path(file).name
-        seen[stem] = seen.get(stem, 0) + 1
-        names.append(stem if seen[stem] == 1 else f"{stem}.{seen[stem]}")
-    return names
+        name = stem = Path(file).name
+        number = 1
+        while name in names:
+            number += 1
+            name = f"{stem}.{number}"
+        names[name] = None
+    return list(names)
 
 
 def _sentence(file: str, prediction: Prediction) -> str:
@@ -102,19 +107,27 @@ def _sentence(file: str, prediction: Prediction) -> str:
 
 
 def _score(options: argparse.Namespace) -> int:
-    paths = list(_expand(options.paths))
+    # The table of an earlier run may lie among the films.
+    paths = [path for path in _expand(options.paths) if Path(path).resolve() != options.out.resolve()]
     if not paths:
         raise ValueError(f"Nothing to score: {', '.join(options.paths)} matched no file.")
     done = _rows_of(options.out) if options.resume else []
     skip = {row["path"] for row in done}
     rest = [path for path in paths if path not in skip]
+    classifier = Classifier.from_pretrained(options.model)  # before anything is written
+    if options.batch_size < 1:
+        raise ValueError(f"--batch-size is {options.batch_size}; expected at least 1.")
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    score = _rows_by_ray if options.engine == "ray" else _rows_here
     answered = sum(row["status"] != "rejected" for row in done)
     _start_csv(options.out, done)
-    with options.out.open("a", newline="", encoding="utf-8") as file:
+    with options.out.open("a", newline="", **ENCODING) as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        rows = score(rest, options.model, options.batch_size) if rest else iter(())
+        if not rest:
+            rows: Iterator[Row] = iter(())
+        elif options.engine == "ray":
+            rows = _rows_by_ray(rest, options.model, options.batch_size)
+        else:
+            rows = _rows_here(rest, classifier, options.batch_size)
         for row in tqdm(rows, "Scoring", len(rest), unit="film"):
             writer.writerow(row)
             file.flush()
@@ -137,7 +150,7 @@ def _expand(paths: Iterable[str]) -> Iterator[str]:
 
 def _start_csv(path: Path, done: list[Row]) -> None:
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with temporary.open("w", newline="", **ENCODING) as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(done)
@@ -147,16 +160,16 @@ def _start_csv(path: Path, done: list[Row]) -> None:
 def _rows_of(path: Path) -> list[Row]:
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ValueError(f"--resume: {path} has the columns {reader.fieldnames}; expected {', '.join(COLUMNS)}.")
-        # The last row of a killed run may be cut off; it is scored again.
-        return [row for row in reader if all(value is not None for value in row.values())]
+    with path.open(newline="", **ENCODING) as file:
+        text = file.read()
+    # The last row of a killed run may be cut off, were it in the middle of its last field; it is scored again.
+    reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+    if tuple(reader.fieldnames or ()) != COLUMNS:
+        raise ValueError(f"--resume: {path} has the columns {reader.fieldnames}; expected {', '.join(COLUMNS)}.")
+    return [row for row in reader if None not in row and None not in row.values()]
 
 
-def _rows_here(paths: list[str], source: str | None, batch_size: int) -> Iterator[Row]:
-    classifier = Classifier.from_pretrained(source)
+def _rows_here(paths: list[str], classifier: Classifier, batch_size: int) -> Iterator[Row]:
     for path, prediction in zip(paths, predict_many(classifier, paths, batch_size=batch_size), strict=True):
         yield _row(path, prediction)
 
@@ -199,9 +212,12 @@ def _rows_by_ray(paths: list[str], source: str | None, batch_size: int) -> Itera
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     films = ray.data.from_items([{"path": path} for path in paths], override_num_blocks=-(-len(paths) // batch_size))
-    workers = (1, max(1, int(ray.cluster_resources().get("CPU", 1))))
+    workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
     yield from films.map_batches(
-        _RayScorer, fn_constructor_args=(source, batch_size), batch_size=batch_size, concurrency=workers
+        _RayScorer,
+        fn_constructor_args=(source, batch_size),
+        batch_size=batch_size,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
     ).iter_rows()
 
 
@@ -225,8 +241,11 @@ def _info(options: argparse.Namespace) -> int:
     print(f"temperature    {classifier.temperature:.3f}")
     point = classifier.operating_point
     print(f"decision       {point.name}: pneumonia from P = {point.threshold:.2f} on")
-    for line in _metric_lines(classifier.metrics):
-        print(line)
+    try:
+        lines = _metric_lines(classifier.metrics)
+    except (KeyError, TypeError):  # another program's file
+        lines = ["metrics        not of train.evaluate: see info --json"]
+    print("\n".join(lines))
     print(DISCLAIMER)
     return 0
 
@@ -235,13 +254,16 @@ def _metric_lines(metrics: Any) -> list[str]:
     if metrics is None:
         return ["metrics        none with this bundle: python -m train.evaluate measures them"]
     figures = {
-        "3-class accuracy": metrics["multiclass"]["accuracy"],
+        f"{len(metrics['label_names'])}-class accuracy": metrics["multiclass"]["accuracy"],
         "binary accuracy": metrics["binary"]["accuracy"],
         "binary AUROC": metrics["binary"]["auroc"],
         "sensitivity": metrics["binary"]["sensitivity"],
         "specificity": metrics["binary"]["specificity"],
     }
-    lines = [f"{name:18} {f['value']:.3f} [{f['low']:.3f}, {f['high']:.3f}]" for name, f in figures.items()]
+    lines = [
+        f"{name:18} {f['value']:.3f} [{f['low']:.3f}, {f['high']:.3f}]" if f["value"] is not None else f"{name:18} none"
+        for name, f in figures.items()
+    ]
     return [
         f"metrics on {metrics['n']} films of {metrics['patients']} patients ({metrics['split']}), 95% intervals",
         *lines,

@@ -6,18 +6,16 @@ The bundle is timm's own Hub format with one file beside it, so the weights also
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import timm
 import torch
 from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RemoteEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data import create_transform
@@ -28,6 +26,9 @@ from pneumocam.image import Radiograph
 SCHEMA_VERSION = 1
 LABELS = (("NORMAL", "BACTERIAL", "VIRAL"), ("NORMAL", "PNEUMONIA"))
 FILES = ("config.json", "model.safetensors", "pneumocam.json")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+CROP_MODES = ("squash", "center", "border")
+HUB_TIMEOUT = 10.0  # seconds until a Hub that does not answer counts as out of reach
 # A wheel carries the bundled model inside the package; a checkout has it in model/.
 BUNDLED = next(p for p in (Path(__file__).parent / "bundled", Path(__file__).parents[1] / "model") if p.exists())
 
@@ -133,39 +134,45 @@ def eval_transform(preprocessing: Mapping[str, Any]) -> Callable[[Radiograph], T
 def _download(repo: str, revision: str | None) -> tuple[Path, str]:
     """The folder of a snapshot in the Hub's cache, and its commit."""
     try:
-        if re.fullmatch(r"[0-9a-f]{40}", revision or ""):
-            commit = revision
-        else:
-            # Asked first because a download from a Hub that hangs is not bounded by any timeout of its own.
-            commit = HfApi().model_info(repo, revision=revision, timeout=10).sha
+        if re.fullmatch(r"[0-9a-f]{40}", revision or "") and (cached := _cached(repo, revision)):
+            return cached
+        # Asked first because a download from a Hub that hangs is not bounded by any timeout of its own.
+        siblings = HfApi().model_info(repo, revision=revision, timeout=HUB_TIMEOUT).siblings
     except HFValidationError:
         raise BundleError(f"{repo!r} is no Hub repository id: expected hf-hub:owner/name.") from None
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
-        commit = _cached_commit(repo, revision)
-        if commit is None:
-            raise BundleError(
-                f"hf-hub:{repo}@{revision or 'main'} could not be had ({_status(error)}) and is not in the cache. "
-                "Check the name, the revision and the network; a private model needs HF_TOKEN or `hf auth login`."
-            ) from error
-    paths = []
-    for name in FILES:
+    except Exception as error:  # the Hub's client lets out whatever its HTTP library raises
+        if cached := _cached(repo, revision):
+            return cached
+        raise BundleError(
+            f"hf-hub:{repo}@{revision or 'main'} could not be had ({_status(error)}) and is not in the cache. "
+            "Check the name, the revision and the network; a private model needs HF_TOKEN or `hf auth login`."
+        ) from error
+    commit = None
+    for name in ("metrics.json", *FILES) if "metrics.json" in {x.rfilename for x in siblings or ()} else FILES:
         try:
-            paths.append(Path(hf_hub_download(repo, name, revision=commit)))
-        except LocalEntryNotFoundError as error:
-            raise BundleError(f"{name} of hf-hub:{repo}@{commit} could not be downloaded; try again later.") from error
-        except HfHubHTTPError as error:
+            # The first by the revision's own name, so that the cache knows that name when the Hub is out of reach; the
+            # others at the commit that it stood for.
+            path = Path(hf_hub_download(repo, name, revision=commit or revision))
+        except RemoteEntryNotFoundError as error:
             raise BundleError(
-                f"hf-hub:{repo}@{commit} has no {name} ({_status(error)}): expected a PneumoCAM bundle "
+                f"hf-hub:{repo}@{commit or revision or 'main'} has no {name}: expected a PneumoCAM bundle "
                 f"({', '.join(FILES)})."
             ) from error
-    return paths[0].parent, str(commit)
+        except Exception as error:
+            raise BundleError(
+                f"{name} of hf-hub:{repo}@{commit or revision or 'main'} could not be downloaded ({_status(error)}); "
+                "try again later."
+            ) from error
+        commit = path.parent.name
+    return path.parent, path.parent.name
 
 
-def _cached_commit(repo: str, revision: str | None) -> str | None:
+def _cached(repo: str, revision: str | None) -> tuple[Path, str] | None:
     try:
-        return Path(hf_hub_download(repo, FILES[0], revision=revision, local_files_only=True)).parent.name
-    except (LocalEntryNotFoundError, OSError):
+        paths = [Path(hf_hub_download(repo, name, revision=revision, local_files_only=True)) for name in FILES]
+    except LocalEntryNotFoundError:
         return None
+    return paths[0].parent, paths[0].parent.name
 
 
 def _status(error: Exception) -> str:
@@ -181,7 +188,7 @@ def _load(folder: Path, model_id: str, commit: str | None) -> Classifier:
     label_names, preprocessing = _checked_config(config, folder / "config.json")
     points, default = _checked_description(own, folder / "pneumocam.json")
     weights = folder / "model.safetensors"
-    network = _network(config, preprocessing, weights)
+    network = _network(config, preprocessing, folder)
     metrics = folder / "metrics.json"
     return Classifier(
         network=network,
@@ -201,7 +208,7 @@ def _load(folder: Path, model_id: str, commit: str | None) -> Classifier:
 def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise BundleError(
             f"{path} is damaged: expected JSON, found {error}. Fetch or write the bundle again."
         ) from None
@@ -217,24 +224,40 @@ def _checked_config(config: dict[str, Any], path: Path) -> tuple[tuple[str, ...]
         raise BundleError(
             f"{path}: architecture is {architecture!r}; expected the name of a model of timm {timm.__version__}."
         )
-    label_names = tuple(config.get("label_names") or ())
-    if label_names not in LABELS:
-        raise BundleError(
-            f"{path}: label_names is {list(label_names)}; expected {' or '.join(str(list(x)) for x in LABELS)}."
-        )
+    found = config.get("label_names")
+    label_names = next((x for x in LABELS if list(x) == found), None)
+    if label_names is None:
+        raise BundleError(f"{path}: label_names is {found!r}; expected {' or '.join(str(list(x)) for x in LABELS)}.")
     if config.get("num_classes") != len(label_names):
         raise BundleError(
             f"{path}: num_classes is {config.get('num_classes')}; expected {len(label_names)}, one a label."
         )
-    cfg = config.get("pretrained_cfg")
-    cfg = cfg if isinstance(cfg, dict) else {}
-    size = cfg.get("input_size")
-    if not (isinstance(size, list) and len(size) == 3 and size[0] in (1, 3) and all(isinstance(x, int) for x in size)):
-        raise BundleError(f"{path}: pretrained_cfg.input_size is {size}; expected [1 or 3, height, width].")
-    for key in ("mean", "std"):
-        if len(cfg.get(key) or ()) != size[0]:
-            raise BundleError(f"{path}: pretrained_cfg.{key} is {cfg.get(key)}; expected {size[0]} numbers.")
-    return label_names, dict(timm.data.resolve_data_config(pretrained_cfg=cfg))
+    cfg: Any = config.get("pretrained_cfg")
+    size: Any = cfg.get("input_size") if isinstance(cfg, dict) else None
+    whole = _numbers(size, 3, 1, 2048) and all(isinstance(x, int) for x in size)
+    if not whole or size[0] not in (1, 3):
+        raise BundleError(f"{path}: pretrained_cfg.input_size is {size!r}; expected [1 or 3, height, width].")
+    preprocessing = dict(timm.data.resolve_data_config(pretrained_cfg=cfg))
+    checks = {
+        "mean": (_numbers(preprocessing["mean"], size[0], -1000, 1000), f"{size[0]} numbers"),
+        "std": (_numbers(preprocessing["std"], size[0], 1e-6, 1000), f"{size[0]} positive numbers"),
+        "crop_pct": (_numbers([preprocessing["crop_pct"]], 1, 0.1, 1), "a number from 0.1 to 1"),
+        "crop_mode": (preprocessing["crop_mode"] in CROP_MODES, f"one of {', '.join(CROP_MODES)}"),
+        "interpolation": (preprocessing["interpolation"] in INTERPOLATIONS, f"one of {', '.join(INTERPOLATIONS)}"),
+    }
+    for key, (valid, expected) in checks.items():
+        if not valid:
+            raise BundleError(f"{path}: pretrained_cfg.{key} is {preprocessing[key]!r}; expected {expected}.")
+    return label_names, {key: tuple(x) if isinstance(x, list) else x for key, x in preprocessing.items()}
+
+
+def _numbers(values: Any, count: int, low: float, high: float) -> bool:
+    """Whether this is a list of so many numbers, each from low to high."""
+    return (
+        isinstance(values, list | tuple)
+        and len(values) == count
+        and all(isinstance(x, int | float) and not isinstance(x, bool) and low <= x <= high for x in values)
+    )
 
 
 def _checked_description(own: dict[str, Any], path: Path) -> tuple[dict[str, OperatingPoint], str]:
@@ -244,12 +267,17 @@ def _checked_description(own: dict[str, Any], path: Path) -> tuple[dict[str, Ope
             f"{SCHEMA_VERSION}. Update whichever of the two is older."
         )
     temperature = own.get("temperature")
-    if not isinstance(temperature, int | float) or not (math.isfinite(temperature) and temperature > 0):
+    if not _numbers([temperature], 1, 1e-6, 1e6):
         raise BundleError(f"{path}: temperature is {temperature!r}; expected a positive number.")
+    if not isinstance(own.get("training", {}), dict):
+        raise BundleError(f"{path}: training is {own['training']!r}; expected an object.")
     try:
         points = {name: OperatingPoint(name, **values) for name, values in own["operating_points"].items()}
         default = own["default_operating_point"]
-        valid = default in points and all(0 < p.threshold < 1 and p.uncertain_log_odds >= 0 for p in points.values())
+        valid = default in points and all(
+            _numbers([p.threshold], 1, 1e-6, 1 - 1e-6) and _numbers([p.uncertain_log_odds], 1, 0, 100)
+            for p in points.values()
+        )
     except (KeyError, TypeError, AttributeError):
         valid = False
     if not valid:
@@ -260,12 +288,24 @@ def _checked_description(own: dict[str, Any], path: Path) -> tuple[dict[str, Ope
     return points, default
 
 
-def _network(config: dict[str, Any], preprocessing: Mapping[str, Any], weights: Path) -> Any:
+def _network(config: dict[str, Any], preprocessing: Mapping[str, Any], folder: Path) -> Any:
     channels, height, width = preprocessing["input_size"]
     arguments = config.get("model_args") or {}
-    network = timm.create_model(
-        config["architecture"], **{**arguments, "num_classes": config["num_classes"], "in_chans": channels}
-    )
+    try:
+        # Named here, what would make timm fetch or unpickle something cannot come from the bundle.
+        network = timm.create_model(
+            config["architecture"],
+            pretrained=False,
+            pretrained_cfg=None,
+            checkpoint_path=None,
+            **{**arguments, "num_classes": config["num_classes"], "in_chans": channels},
+        )
+    except Exception as error:  # each architecture refuses what it cannot be built from in its own way
+        raise BundleError(
+            f"{folder / 'config.json'}: timm cannot build {config['architecture']} with model_args {arguments!r}: "
+            f"{error}"
+        ) from error
+    weights = folder / "model.safetensors"
     try:
         state = load_file(weights)
     except (SafetensorError, OSError) as error:
@@ -285,11 +325,22 @@ def _network(config: dict[str, Any], preprocessing: Mapping[str, Any], weights: 
             raise BundleError(f"{weights}: {name} has values that are not finite. Fetch or train the bundle again.")
     network.load_state_dict(state)
     network = network.float().eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    with torch.no_grad():
-        features = network.forward_features(torch.zeros(1, channels, height, width))
+    try:
+        with torch.no_grad():
+            features = network.forward_features(torch.zeros(1, channels, height, width))
+            logits = network.forward_head(features)
+    except Exception as error:
+        raise BundleError(
+            f"{folder / 'config.json'}: {config['architecture']} takes no input of {channels}x{height}x{width}: {error}"
+        ) from error
     if not isinstance(features, Tensor) or features.ndim != 4 or features.shape[1] != network.num_features:
         raise BundleError(
-            f"{config['architecture']} gives features that are no (B, {network.num_features}, h, w) map: "
-            "expected a CNN, since Grad-CAM needs one."
+            f"{folder / 'config.json'}: {config['architecture']} gives features that are no "
+            f"(B, {network.num_features}, h, w) map: expected a CNN, since Grad-CAM needs one."
+        )
+    if logits.shape != (1, config["num_classes"]):
+        raise BundleError(
+            f"{folder / 'config.json'}: {config['architecture']} gives logits of shape {tuple(logits.shape)}; expected "
+            f"(1, {config['num_classes']})."
         )
     return network

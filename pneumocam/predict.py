@@ -72,7 +72,7 @@ class Prediction:
         """
         if self._features is None or self._radiograph is None or self.label is None:
             raise ValueError("A rejected radiograph has no answer to explain.")
-        name = target or self.label
+        name = self.label if target is None else target
         cam = grad_cam(self._classifier, self._features[None], [name])[0]  # (h, w)
         size = self._radiograph.width, self._radiograph.height
         return Saliency(cam, name, input_box(self._classifier.preprocessing, *size), size)
@@ -121,6 +121,8 @@ def predict_many(
     classifier: Classifier, sources: Iterable[Source | Radiograph], *, batch_size: int = 16
 ) -> Iterator[Prediction]:
     """Answer for a stream of radiographs in its order, a batch at a time; what cannot be read is `rejected`."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
     pending = iter(sources)
     with ThreadPoolExecutor() as pool:
         while batch := list(islice(pending, batch_size)):

@@ -44,11 +44,17 @@ class Saliency:
     def heatmap(self) -> np.ndarray:
         """`(H, W)` float32 in [0, 1] in the geometry of the upload: 1 at the map's peak, 0 where the map is blind."""
         left, top, right, bottom = self.box
+        # The part of the box that lies on the upload; the whole of it can be far larger than both.
+        x0, y0 = max(0, round(left)), max(0, round(top))
+        x1, y1 = min(self.size[0], round(right)), min(self.size[1], round(bottom))
+        rows, columns = self.cam.shape
+        xs = ((np.array([x0, x1]) - left) * columns / (right - left)).clip(0, columns)
+        ys = ((np.array([y0, y1]) - top) * rows / (bottom - top)).clip(0, rows)
         peak = float(self.cam.max())
         covered = Image.fromarray(self.cam / peak if peak > 0 else self.cam)
-        covered = covered.resize((round(right - left), round(bottom - top)), Image.Resampling.BILINEAR)
+        region = (xs[0], ys[0], xs[1], ys[1])
         canvas = Image.new("F", self.size)
-        canvas.paste(covered, (round(left), round(top)))
+        canvas.paste(covered.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=region), (x0, y0))
         return np.asarray(canvas)
 
 
@@ -148,30 +154,25 @@ def draw_overlay(
 
 def _strip(width: int, caption: str, saliency: Saliency, colour_map: str) -> Image.Image:
     size = max(9, round(width / 32))
-    margin = size // 2
+    margin, grey = size // 2, "#c8c8c8"
     strip = Image.new("RGB", (width, round(4.9 * size)), "black")
     draw = ImageDraw.Draw(strip)
 
-    def write(text: str, line: float, scale: float, colour: str) -> None:
-        font = ImageFont.load_default(size * scale)
-        # A narrow film still has to carry its whole caption.
-        font = ImageFont.load_default(size * scale * min(1, (width - 2 * margin) / draw.textlength(text, font)))
-        draw.text((margin, margin + line * size), text, colour, font)
+    def write(text: str, left: int, line: float, scale: float, colour: str) -> None:
+        points = size * scale
+        # A narrow film still has to carry its whole caption; small letters do not shrink in proportion.
+        while draw.textlength(text, font := ImageFont.load_default(points)) > width - left - margin and points > 1:
+            points *= 0.95
+        draw.text((left, margin + line * size), text, colour, font, anchor="lm")
 
-    write(caption, 0, 1.2, "white")
-    write(DISCLAIMER, 3.2, 0.8, "#c8c8c8")
+    write(caption, margin, 0.6, 1.2, "white")
+    write(DISCLAIMER, margin, 3.6, 0.8, grey)
     if saliency.is_empty:
-        write(f"Empty map: no region speaks for {saliency.target}.", 1.8, 0.8, "#ffd27f")
+        write(f"Empty map: no region speaks for {saliency.target}.", margin, 2.1, 0.8, "#ffd27f")
         return strip
-    bar_top, bar_width = margin + round(1.7 * size), width // 3
+    bar_width, bar_height = width // 4, round(0.7 * size)
     ramp = matplotlib.colormaps[colour_map](np.linspace(0, 1, bar_width))[None, :, :3] * 255  # (1, bar_width, 3)
-    bar = Image.fromarray(np.repeat(ramp, round(0.7 * size), 0).round().astype(np.uint8))
-    text = f"no weight  to  most weight for {saliency.target}"
-    strip.paste(bar, (margin, bar_top))
-    font = ImageFont.load_default(
-        size
-        * 0.8
-        * min(1, (width - bar_width - 3 * margin) / draw.textlength(text, ImageFont.load_default(size * 0.8)))
-    )
-    draw.text((2 * margin + bar_width, bar_top + round(0.35 * size)), text, "#c8c8c8", font, anchor="lm")
+    bar = Image.fromarray(np.repeat(ramp, bar_height, 0).round().astype(np.uint8))
+    strip.paste(bar, (margin, margin + round(2.1 * size) - bar_height // 2))
+    write(f"from none to most weight for {saliency.target}", 2 * margin + bar_width, 2.1, 0.8, grey)
     return strip

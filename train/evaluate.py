@@ -1,4 +1,4 @@
-"""Measure a bundle on labelled radiographs: metrics.json and figures.
+"""Measure a bundle on labelled radiographs: metrics.json, figures and, in the bundle itself, the model card.
 
     python -m train.evaluate model --data DIR [DIR ...]                # the validation films of its own training
     python -m train.evaluate model --data DIR --split test --out DIR2  # an official test folder, or any other
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import jinja2
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
@@ -23,6 +24,8 @@ from tqdm import tqdm
 from pneumocam import BundleError, Classifier, predict_many
 from train.data import BINARY, DataError, Film, Manifest, build_manifest, fetch, labelled_folder
 from train.metrics import binary_probability, decide, evaluate, reliability
+
+CARD = Path(__file__).parents[1] / "model_card.md"
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ def run(config: Config) -> dict[str, Any]:
     )
     answered = [(film, p) for film, p in zip(films, predictions, strict=True) if p.status != "rejected"]
     if not answered:
-        raise DataError(f"None of the {len(films)} films could be read; the first: {predictions[0].reason}.")
+        first = paths[0], predictions[0].reason and predictions[0].reason.message
+        raise DataError(f"None of the {len(films)} films could be read; {first[0]} first: {first[1]}")
     probabilities = np.array([list(p.probabilities.values()) for _, p in answered])
     names = classifier.label_names
     if "PNEUMONIA" in manifest.label_names and len(names) == 3:  # no subtypes to judge the subtypes by
@@ -97,7 +101,24 @@ def run(config: Config) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     draw(labels, probabilities, names, threshold, out)
+    if out == folder and classifier.training:
+        (out / "README.md").write_text(render_card(classifier, metrics))
     return metrics
+
+
+def render_card(classifier: Classifier, metrics: dict[str, Any]) -> str:
+    """model_card.md with every number filled in from the bundle and its metrics.
+
+    Raises:
+        jinja2.UndefinedError: a number that the card asks for is not there.
+    """
+    template = jinja2.Template(CARD.read_text(), undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    return template.render(
+        architecture=classifier.training["recipe"]["arch"],
+        labels=classifier.label_names,
+        training=classifier.training,
+        metrics=metrics,
+    )
 
 
 def draw(labels: np.ndarray, probabilities: np.ndarray, names: tuple[str, ...], threshold: float, out: Path) -> None:

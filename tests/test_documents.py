@@ -1,0 +1,75 @@
+"""README and model card tell what the files beside them say."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from pneumocam import Classifier
+from train.evaluate import render_card
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+METRICS = json.loads((ROOT / "model" / "metrics.json").read_text())
+
+
+def shown(figure: dict[str, float]) -> str:
+    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+
+
+@pytest.mark.parametrize(
+    ("row", "part", "name"),
+    [
+        ("Accuracy, three classes", "multiclass", "accuracy"),
+        ("Macro F1, three classes", "multiclass", "macro_f1"),
+        ("Accuracy, binary", "binary", "accuracy"),
+        ("AUROC, binary", "binary", "auroc"),
+        ("Sensitivity", "binary", "sensitivity"),
+        ("Specificity", "binary", "specificity"),
+        ("Calibration error (ECE)", "binary", "ece"),
+    ],
+)
+def test_readme_has_the_figures_of_metrics_json(row: str, part: str, name: str) -> None:
+    assert f"| {row} | {shown(METRICS[part][name])} |" in README
+
+
+def test_readme_says_how_many_films_and_patients_were_measured() -> None:
+    assert f"{METRICS['n']} films of {METRICS['patients']} patient groups" in README
+    assert METRICS["command"].replace("DIR...", "DIR") in README
+
+
+def test_metrics_are_of_the_bundled_weights_and_of_held_out_patients(bundled: Classifier) -> None:
+    assert METRICS["model"]["revision"] == bundled.revision
+    assert METRICS["manifest_sha256"] == bundled.training["manifest_sha256"]
+    assert METRICS["split"].startswith("validation, patients held out")
+
+
+def test_card_beside_the_weights_is_the_template_filled_in(bundled: Classifier) -> None:
+    assert (ROOT / "model" / "README.md").read_text() == render_card(bundled, METRICS)
+
+
+def test_readme_shows_the_answer_that_the_bundled_model_gives(bundled: Classifier) -> None:
+    answers = re.findall(r'"revision": "(sha256:[0-9a-f]+)"', README) + re.findall(r"'revision': '(\S+?)'", README)
+    assert answers
+    assert set(answers) == {bundled.revision}
+
+
+def test_files_that_the_readme_names_exist() -> None:
+    tree = README.split("## Files")[1].split("## Licence")[0]
+    names = re.findall(r"^    (\S+)", tree, re.MULTILINE)
+    assert len(names) >= 8
+    for name in [*names, *re.findall(r"\]\(([\w./-]+)\)", README)]:
+        assert (ROOT / name).exists(), name
+
+
+def test_every_make_target_that_the_readme_names_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"^make (\w+)", README, re.MULTILINE)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_space_runs_the_gradio_that_is_pinned() -> None:
+    version = re.search(r"^sdk_version: (\S+)$", README, re.MULTILINE)
+    assert version
+    assert f"gradio=={version[1]}\n" in (ROOT / "requirements.txt").read_text()
