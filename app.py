@@ -69,7 +69,8 @@ def build(classifier: Classifier) -> gr.Blocks:
         return predict_radiograph(image, target) if image else (None, None, None)
 
     def pick(event: gr.SelectData) -> str:
-        return films[event.index][0]
+        path: str = films[event.index][0]
+        return path
 
     def verdict(prediction: dict[str, Any] | None) -> str:
         return _verdict(prediction) if prediction else ""
@@ -130,7 +131,11 @@ def _verdict(prediction: dict[str, Any]) -> str:
     )
     if prediction["status"] == "uncertain":
         return f"## Uncertain\nIf it had to choose: {kind[0].lower()}{kind[1:]}. {prediction['reason']['message']}"
-    return f"## {kind}\nP(pneumonia) is {prediction['p_pneumonia']:.1%}. This is a network's answer, not a diagnosis."
+    line = prediction["operating_point"]["threshold"]
+    return (
+        f"## {kind}\nP(pneumonia) is {prediction['p_pneumonia']:.1%}; this model calls pneumonia from {line:.0%} on. "
+        "A network's answer, not a diagnosis."
+    )
 
 
 def _examples() -> list[tuple[str, str]]:

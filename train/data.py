@@ -9,11 +9,12 @@ Several roots may hold the same films, at other resolutions say; a film is known
 import csv
 import hashlib
 import io
+import math
 import os
 import re
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
+from PIL import Image
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
@@ -29,11 +31,12 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from pneumocam.image import Radiograph, load_radiograph
+from pneumocam.image import Radiograph, RadiographError, load_radiograph
 
 SUBTYPES = ("NORMAL", "BACTERIAL", "VIRAL")
 BINARY = ("NORMAL", "PNEUMONIA")
 FOLDERS = ("train", "val", "test")
+SPLITS = (*FOLDERS, "excluded")
 SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".dcm"}
 CLASS_FOLDERS = {
     "NORMAL": "NORMAL",
@@ -113,9 +116,11 @@ class Manifest:
             with path.open(newline="") as file:
                 rows: list[dict[str, Any]] = list(csv.DictReader(file))
             films = tuple(Film(**row | {"root": int(row["root"]), "group": int(row["group"])}) for row in rows)
-        except (KeyError, TypeError, ValueError) as error:
+            if not films or any(film.split not in SPLITS for film in films):
+                raise ValueError("no films, or films of no known split")
+        except (KeyError, TypeError, ValueError, OSError, csv.Error) as error:
             raise DataError(f"{path} is not a manifest written by train.data: {error!r}") from None
-        if films and max(film.root for film in films) >= len(roots):
+        if max(film.root for film in films) >= len(roots):
             raise DataError(f"{path} has films of {max(f.root for f in films) + 1} roots; {len(roots)} were given.")
         missing = [film.path for film in films if not (roots[film.root] / film.path).is_file()]
         if missing:
@@ -137,7 +142,7 @@ def build_manifest(roots: Sequence[Path], *, val_fraction: float = 0.15, seed: i
 
     Args:
         roots: folders, each in Kaggle's layout or with class folders only.
-        val_fraction: share of the groups to validate on, in (0, 0.5].
+        val_fraction: share of the films to validate on, in (0, 0.5], taken as the nearest 1/n.
         seed: of the shuffle.
 
     Raises:
@@ -145,7 +150,7 @@ def build_manifest(roots: Sequence[Path], *, val_fraction: float = 0.15, seed: i
     """
     if not 0 < val_fraction <= 0.5:
         raise DataError(f"val_fraction is {val_fraction}; expected a share above 0 and at most 0.5.")
-    films = [film for index, root in enumerate(roots) for film in _scan(root, index)]
+    films = _scan(roots)
     groups = _groups(films)
     folders = defaultdict(set)
     for film, group in zip(films, groups, strict=True):
@@ -165,12 +170,36 @@ def build_manifest(roots: Sequence[Path], *, val_fraction: float = 0.15, seed: i
 
 def labelled_folder(root: Path) -> Manifest:
     """Every film of a folder, grouped by patient and duplicate, with the official folder's name as its split."""
-    films = list(_scan(root, 0))
+    films = _scan([root])
     groups = _groups(films)
     return Manifest(tuple(replace(film, group=g, split=film.folder) for film, g in zip(films, groups, strict=True)))
 
 
-def _scan(root: Path, index: int) -> Iterable[Film]:
+def _scan(roots: Sequence[Path]) -> list[Film]:
+    found = [(index, *film) for index, root in enumerate(roots) for film in _labelled_files(root)]
+    counts = Counter(label for _, _, label, _ in found)
+    if counts["PNEUMONIA"] and counts["BACTERIAL"] + counts["VIRAL"]:
+        bare = next(path for _, _, label, path in found if label == "PNEUMONIA")
+        raise DataError(
+            f"{counts['PNEUMONIA']} pneumonia films carry no subtype in their name ({bare} first) and "
+            f"{counts['BACTERIAL'] + counts['VIRAL']} do. Name all of them, as in person1_virus_6.jpeg, or none."
+        )
+    hashes = _hashes([path for *_, path in found])
+    return [
+        Film(
+            path=path.relative_to(roots[index]).as_posix(),
+            root=index,
+            folder=folder,
+            label=label,
+            patient=_patient(path.stem),
+            sha256=sha256,
+        )
+        for (index, folder, label, path), sha256 in zip(found, hashes, strict=True)
+    ]
+
+
+def _labelled_files(root: Path) -> list[tuple[str, str, Path]]:
+    """Official folder or empty, label, and path of every film below a root."""
     if not root.is_dir():
         raise DataError(f"{root} is not a folder. Give a folder that holds train/NORMAL, train/PNEUMONIA and so on.")
     places = [(name, root / name) for name in FOLDERS if (root / name).is_dir()] or [("", root)]
@@ -179,30 +208,18 @@ def _scan(root: Path, index: int) -> Iterable[Film]:
         for child in sorted(place.iterdir()):
             if child.is_dir() and child.name.upper() in CLASS_FOLDERS:
                 label = CLASS_FOLDERS[child.name.upper()]
-                files = sorted(p for p in child.rglob("*") if p.suffix.lower() in SUFFIXES and p.name[0] != ".")
-                found += [(folder, _subtype(label, path.stem), path) for path in files]
+                files = (p for p in child.rglob("*") if p.suffix.lower() in SUFFIXES and p.name[0] != ".")
+                found += [(folder, _subtype(label, path.stem), path) for path in sorted(files) if path.is_file()]
     if not found:
         raise DataError(
             f"No films below {root}: expected class folders ({', '.join(sorted(CLASS_FOLDERS))}) with images."
         )
-    counts = Counter(label for _, label, _ in found)
-    if counts["PNEUMONIA"] and counts["BACTERIAL"] + counts["VIRAL"]:
-        bare = next(path for _, label, path in found if label == "PNEUMONIA")
-        raise DataError(
-            f"{counts['PNEUMONIA']} pneumonia films of {root} carry no subtype in their name ({bare.name} first) and "
-            f"{counts['BACTERIAL'] + counts['VIRAL']} do. Name all of them, as in person1_virus_6.jpeg, or none."
-        )
-    hashes = _hashes([path for _, _, path in found])
-    for (folder, label, path), sha256 in zip(found, hashes, strict=True):
-        patient = PATIENT.match(path.stem)
-        yield Film(
-            path=path.relative_to(root).as_posix(),
-            root=index,
-            folder=folder,
-            label=label,
-            patient=(patient.group(1) if patient else path.stem).lower(),
-            sha256=sha256,
-        )
+    return found
+
+
+def _patient(stem: str) -> str:
+    match = PATIENT.match(stem)
+    return (match.group(1) if match else stem).lower()
 
 
 def _subtype(label: str, stem: str) -> str:
@@ -235,10 +252,14 @@ def _groups(films: Sequence[Film]) -> list[int]:
 
 def _validation_fold(films: Sequence[Film], groups: Sequence[int], fraction: float, seed: int) -> list[int]:
     folds = round(1 / fraction)
-    if len(set(groups)) < folds:
-        raise DataError(f"{len(set(groups))} patients cannot be divided for val_fraction={fraction}: too few.")
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     labels = [film.label for film in films]
+    largest_class = max(Counter(labels).values(), default=0)
+    if min(len(set(groups)), largest_class) < folds:
+        raise DataError(
+            f"{len(set(groups))} patients, at most {largest_class} films a class, are too few for "
+            f"val_fraction={fraction}; at least {folds} are needed outside of the val and test folders."
+        )
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     return [int(i) for i in next(splitter.split(np.zeros(len(films)), labels, groups))[1]]
 
 
@@ -300,14 +321,18 @@ def _from_hub(name: str, folder: Path) -> Path:
         if not {"Image", "ClassLabel"} <= columns.keys():
             raise DataError(f"{name!r} has the columns {rows.features}; expected an Image and a ClassLabel.")
         names = rows.features[columns["ClassLabel"]].names
+        if unlabelled := sum(label is None or label < 0 for label in rows[columns["ClassLabel"]]):
+            raise DataError(f"{unlabelled} rows of {name!r} ({split}) have no label; every film needs one.")
         for i, row in enumerate(
             tqdm(rows.cast_column(columns["Image"], datasets.Image(decode=False)), f"Laying out {split}")
         ):
             image = row[columns["Image"]]
             target = partial / {"validation": "val"}.get(split, split) / names[row[columns["ClassLabel"]]]
             target.mkdir(parents=True, exist_ok=True)
-            data = image["bytes"] or Path(image["path"]).read_bytes()
-            (target / (Path(image["path"]).name if image["path"] else f"{split}-{i:06d}.jpeg")).write_bytes(data)
+            file = target / (Path(image["path"]).name if image["path"] else f"{split}-{i:06d}.jpeg")
+            if file.exists():
+                file = file.with_stem(f"{file.stem}-{split}-{i:06d}")
+            file.write_bytes(image["bytes"] or Path(image["path"]).read_bytes())
     partial.rename(folder)
     return folder
 
@@ -321,20 +346,41 @@ def train_transform(size: int, mean: Sequence[float], std: Sequence[float]) -> v
     """
     return v2.Compose(
         [
-            v2.RandomApply([v2.RandomResize(size // 2, size + 1, antialias=True)], p=0.3),
-            v2.RandomApply([v2.JPEG((25, 95))], p=0.5),
+            v2.RandomApply([v2.RandomResize(size // 3, size + 1, antialias=True)], p=0.4),
+            v2.RandomApply([v2.Lambda(_random_jpeg)], p=0.5),
             v2.RandomAffine(degrees=12, shear=(-8, 8, -8, 8), interpolation=v2.InterpolationMode.BILINEAR),
             v2.RandomResizedCrop(size, scale=(0.2, 1.0), ratio=(0.67, 1.5), antialias=True),
             v2.RandomHorizontalFlip(),
-            v2.ColorJitter(brightness=0.3, contrast=0.4),
+            v2.RandomApply([v2.Lambda(_random_sharpness)], p=0.8),
+            v2.RandomAutocontrast(p=0.2),
+            v2.ColorJitter(brightness=0.25, contrast=0.4),
             v2.RandomApply([v2.Lambda(_random_gamma)], p=0.5),
-            v2.RandomApply([v2.GaussianBlur(5, sigma=(0.2, 2.0))], p=0.5),
-            v2.RandomApply([v2.JPEG((25, 95))], p=0.25),
+            v2.RandomApply([v2.Lambda(_random_jpeg)], p=0.25),
             v2.ToDtype(torch.float32, scale=True),
-            v2.RandomApply([v2.GaussianNoise(sigma=0.03)], p=0.4),
+            v2.RandomApply([v2.GaussianNoise(sigma=0.04)], p=0.4),
             v2.Normalize(list(mean), list(std)),
         ]
     )
+
+
+def _random_jpeg(image: torch.Tensor) -> torch.Tensor:
+    """The grey `(C, H, W)` image saved as JPEG at a quality of 25 to 95; torchvision is giving up its own codec."""
+    file = io.BytesIO()
+    Image.fromarray(image[0].numpy()).save(file, "JPEG", quality=int(torch.randint(25, 96, ())))
+    return torch.from_numpy(np.array(Image.open(file))).expand_as(image)  # (C, H, W)
+
+
+def _random_sharpness(image: torch.Tensor) -> torch.Tensor:
+    """Detail below a random width of 1 to 4 pixels taken away, or up to doubled: an unsharp mask of either sign.
+
+    Normal films of the training set carry about half as much again of this detail as the others, whatever is in the
+    lungs, and other hospitals' films carry what their machines give.
+    """
+    sigma = float(torch.empty(()).uniform_(0.5, 2.0))
+    gain = float(torch.empty(()).uniform_(-1.0, 1.0))
+    width = 2 * math.ceil(2 * sigma) + 1
+    smooth: torch.Tensor = v2.functional.gaussian_blur(image, [width, width], [sigma, sigma]).float()
+    return (smooth + (1 + gain) * (image - smooth)).round().clamp(0, 255).to(torch.uint8)
 
 
 def _random_gamma(image: torch.Tensor) -> torch.Tensor:
@@ -378,15 +424,19 @@ class FilmDataset(Dataset[tuple[torch.Tensor, int]]):
             return self._load(self.copies[index][0]), self.labels[index]
         with torch.random.fork_rng(devices=[]):
             key = f"{self.seed} {self.epoch} {index}".encode()
-            torch.manual_seed(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big"))
+            torch.default_generator.manual_seed(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big"))
             copies = self.copies[index]
             return self._load(copies[int(torch.randint(len(copies), ()))]), self.labels[index]
 
     def _load(self, film: Film) -> torch.Tensor:
-        return self.transform(load_radiograph(self.roots[film.root] / film.path))
+        path = self.roots[film.root] / film.path
+        try:
+            return self.transform(load_radiograph(path))
+        except RadiographError as error:
+            raise DataError(f"{path} cannot be trained on; remove it or mend it: {error}") from error
 
 
-def main(
+def write_manifest(
     data: tyro.conf.Positional[tuple[str, ...]],
     /,
     out: Path = Path("manifest.csv"),
@@ -402,5 +452,12 @@ def main(
     print(f"{len({f.group for f in manifest.films})} groups; sha256 {manifest.sha256}; written to {os.fspath(out)}")
 
 
+def main() -> None:
+    try:
+        tyro.cli(write_manifest)
+    except DataError as error:
+        raise SystemExit(f"train.data: {error}") from None
+
+
 if __name__ == "__main__":
-    tyro.cli(main)
+    main()

@@ -113,12 +113,13 @@ def render_card(classifier: Classifier, metrics: dict[str, Any]) -> str:
         jinja2.UndefinedError: a number that the card asks for is not there.
     """
     template = jinja2.Template(CARD.read_text(), undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    return template.render(
+    card: str = template.render(
         architecture=classifier.training["recipe"]["arch"],
         labels=classifier.label_names,
         training=classifier.training,
         metrics=metrics,
     )
+    return card
 
 
 def draw(labels: np.ndarray, probabilities: np.ndarray, names: tuple[str, ...], threshold: float, out: Path) -> None:
@@ -195,7 +196,7 @@ def main() -> None:
     print(f"{metrics['n']} films, {metrics['patients']} patient groups: {metrics['split']}")
     for part in ("multiclass", "binary"):
         for name, figure in metrics[part].items():
-            if isinstance(figure, dict) and figure.get("value") is not None:
+            if isinstance(figure, dict) and figure.get("low") is not None:
                 print(f"{part:11} {name:18} {figure['value']:.4f} [{figure['low']:.4f}, {figure['high']:.4f}]")
     print(f"$ {shlex.join(['python', '-m', 'train.evaluate', *sys.argv[1:]])}")
 

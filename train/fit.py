@@ -30,6 +30,7 @@ import tyro
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
 from matplotlib.figure import Figure
+from safetensors import SafetensorError
 from sklearn.metrics import roc_auc_score
 from sklearn.utils.class_weight import compute_class_weight
 from timm.data import resolve_data_config
@@ -45,6 +46,9 @@ from pneumocam.image import Radiograph
 from pneumocam.model import SCHEMA_VERSION, eval_transform
 from train.data import DataError, FilmDataset, Manifest, build_manifest, fetch, train_transform
 from train.metrics import binary_probability, decide, fit_temperature
+
+# Even odds, and in doubt wherever the calibrated chance of being wrong is above one in five.
+OPERATING_POINT = {"threshold": 0.5, "uncertain_log_odds": math.log(0.8 / 0.2)}
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class Config:
     drop_path_rate: float | None = None
     """Stochastic depth, for the architectures that have it."""
 
-    epochs: int = 16
+    epochs: int = 10
     batch_size: int = 32
     """Per process."""
     opt: Literal["adam", "adamw", "nadamw", "radam", "adamp", "adan"] = "adamw"
@@ -120,10 +124,18 @@ def fit(config: Config) -> Path:
     with accelerator.main_process_first():
         roots = [fetch(source) for source in config.data]
         manifest = _run_manifest(config, roots)
+    if accelerator.is_main_process:
+        manifest.write(config.out / "manifest.csv")
+        if not config.resume:
+            stored = json.dumps(asdict(config), indent=2, default=str) + "\n"
+            _write_atomically(config.out / "config.json", lambda path: path.write_text(stored))
     label_names = manifest.label_names
 
+    checkpoint = config.out / "last.pt"
+    resumed = config.resume and checkpoint.is_file()
     set_seed(config.seed)
-    model, pretrained_cfg = create_model(config, len(label_names))
+    # A checkpoint has all the weights: to go on from it takes neither a download nor the file given as --init.
+    model, pretrained_cfg = create_model(replace(config, init="scratch") if resumed else config, len(label_names))
     model = model.to(accelerator.device, memory_format=torch.channels_last)
     ema = ModelEmaV3(model, decay=config.ema_decay, use_warmup=True, warmup_power=0.75)
     optimizer = create_optimizer_v2(model, opt=config.opt, lr=config.lr, weight_decay=config.weight_decay)
@@ -141,7 +153,7 @@ def fit(config: Config) -> Path:
         config.batch_size,
         shuffle=True,
         num_workers=config.workers,
-        drop_last=len(training) >= config.batch_size,
+        drop_last=len(training) >= config.batch_size * accelerator.num_processes,
     )
     val_loader = DataLoader(validation, config.batch_size, num_workers=config.workers)
     ddp_model, optimizer, loader, val_loader = accelerator.prepare(model, optimizer, loader, val_loader)
@@ -157,8 +169,7 @@ def fit(config: Config) -> Path:
 
     history: list[Row] = []
     best: dict[str, Tensor] = {}
-    checkpoint = config.out / "last.pt"
-    if config.resume and checkpoint.is_file():
+    if resumed:
         state = torch.load(checkpoint, map_location=accelerator.device, weights_only=True)
         model.load_state_dict(state["model"])
         ema.module.load_state_dict(state["ema"])
@@ -197,6 +208,8 @@ def fit(config: Config) -> Path:
         loss_sum, right_sum, films_seen = (float(x) for x in accelerator.reduce(sums))
         if not math.isfinite(loss_sum):
             raise FloatingPointError(f"The loss is {loss_sum} in epoch {epoch + 1}; try a lower --lr than {config.lr}.")
+        for buffer in ema.module.buffers():  # every process has batch statistics of its own films
+            accelerate.utils.broadcast(buffer)
         val_logits, val_labels = predict_logits(accelerator, ema.module, val_loader)
         row = {
             "epoch": epoch + 1,
@@ -226,10 +239,9 @@ def fit(config: Config) -> Path:
     val_logits, val_labels = predict_logits(accelerator, ema.module, val_loader)
     if accelerator.is_main_process:
         temperature = fit_temperature(val_logits, val_labels)
-        operating_point = _operating_point(val_logits / temperature, label_names)
         provenance = _provenance(config, manifest, history)
         save_bundle(
-            ema.module, config.out / "bundle", label_names, pretrained_cfg, temperature, operating_point, provenance
+            ema.module, config.out / "bundle", label_names, pretrained_cfg, temperature, OPERATING_POINT, provenance
         )
         write_log(history, config.out / "bundle")
         print(f"The bundle is in {config.out / 'bundle'}. Next: python -m train.evaluate {config.out / 'bundle'} ...")
@@ -248,7 +260,7 @@ def create_model(config: Config, num_classes: int) -> tuple[Any, dict[str, Any]]
         options["pretrained_cfg_overlay"] = {"file": config.init}
     try:
         model = timm.create_model(config.arch, pretrained=config.init != "scratch", **options)
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, KeyError, SafetensorError) as error:
         raise DataError(
             f"{config.arch} could not be made from --init {config.init}: {error}. Without a network, give a file "
             "of its weights or `scratch`."
@@ -343,11 +355,8 @@ def _run_config(config: Config) -> Config:
         raise DataError("No data: give --data DIR (Kaggle's layout), kaggle:owner/name or hf-dataset:owner/name.")
     if (config.out / "last.pt").exists():
         raise DataError(f"{config.out} holds a run already. Add --resume to continue it or choose another --out.")
-    config.out.mkdir(parents=True, exist_ok=True)
     data = tuple(s if ":" in s and not Path(s).exists() else str(Path(s).resolve()) for s in config.data)
-    config = replace(config, data=data)
-    _write_atomically(stored, lambda path: path.write_text(json.dumps(asdict(config), indent=2, default=str) + "\n"))
-    return config
+    return replace(config, data=data)
 
 
 def _run_manifest(config: Config, roots: list[Path]) -> Manifest:
@@ -355,11 +364,8 @@ def _run_manifest(config: Config, roots: list[Path]) -> Manifest:
     own = config.out / "manifest.csv"
     given = own if config.resume and own.is_file() else config.manifest
     if given:
-        manifest = Manifest.read(given, roots)
-    else:
-        manifest = build_manifest(roots, val_fraction=config.val_fraction, seed=config.seed)
-    manifest.write(own)
-    return manifest
+        return Manifest.read(given, roots)
+    return build_manifest(roots, val_fraction=config.val_fraction, seed=config.seed)
 
 
 def _on_pixels(transform: v2.Transform, channels: int) -> Callable[[Radiograph], Tensor]:
@@ -399,13 +405,6 @@ def _validation_figures(logits: np.ndarray, labels: np.ndarray, label_names: tup
         "val_accuracy": float((decide(probabilities, label_names, 0.5) == labels).mean()),
         "val_auroc": float(roc_auc_score(labels != label_names.index("NORMAL"), pneumonia)),
     }
-
-
-def _operating_point(logits: np.ndarray, label_names: tuple[str, ...]) -> dict[str, float]:
-    """Even odds as the threshold, and the margin in log-odds inside which a tenth of the validation films lie."""
-    pneumonia = binary_probability(_softmax(logits), label_names).clip(1e-12, 1 - 1e-12)
-    distance = np.abs(np.log(pneumonia / (1 - pneumonia)))
-    return {"threshold": 0.5, "uncertain_log_odds": float(np.quantile(distance, 0.1))}
 
 
 def _provenance(config: Config, manifest: Manifest, history: list[Row]) -> dict[str, Any]:
