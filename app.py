@@ -19,7 +19,7 @@ INTRODUCTION = """
 # PneumoCAM
 Drop a **frontal chest radiograph of a child** and see how a small convolutional network reads it: normal, bacterial or
 viral pneumonia, and where it looked. **For research and teaching only. Please do not use it for a diagnosis**: if you
-are worried about somebody's lungs, a doctor is the right address.
+are worried about somebody's lungs, a doctor is the right address.<br>
 <small>JPEG, PNG (16 bit too), TIFF, BMP, WebP or DICOM, up to 20 MB.</small>
 """
 READING = """

@@ -246,6 +246,7 @@ def fit(config: Config) -> Path:
         write_log(history, config.out / "bundle")
         print(f"The bundle is in {config.out / 'bundle'}. Next: python -m train.evaluate {config.out / 'bundle'} ...")
     accelerator.wait_for_everyone()
+    accelerator.end_training()  # a process that ends with its process group still open may abort on the way out
     return config.out / "bundle"
 
 

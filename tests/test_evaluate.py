@@ -1,0 +1,262 @@
+"""What is measured is what an upload gets, on the films that were asked for, and it is said which these are."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pneumocam import Classifier, predict, predict_many
+from tests.conftest import SUBTYPES, write_kaggle_folder
+from train import evaluate
+from train.data import DataError, Manifest, labelled_folder
+from train.evaluate import run
+from train.fit import Config as TrainingConfig
+from train.fit import fit
+from train.metrics import binary_probability
+from train.metrics import evaluate as measure
+
+BINARY = ("NORMAL", "PNEUMONIA")
+FIGURES = {"metrics.json", "confusion.png", "roc.png", "reliability.png"}
+
+MakeFolder = Callable[..., Path]
+
+
+@pytest.fixture
+def bundle(trained: TrainingConfig, tmp_path: Path) -> Path:
+    """A copy of the trained bundle, to write figures into."""
+    return Path(shutil.copytree(trained.out / "bundle", tmp_path / "bundle"))
+
+
+def config(model: Path | str, data: Path | str, **options: Any) -> evaluate.Config:
+    return evaluate.Config(str(model), (str(data),), **{"resamples": 50} | options)
+
+
+def plain(report: dict[str, Any]) -> dict[str, Any]:
+    """As it reads from a JSON file."""
+    content: dict[str, Any] = json.loads(json.dumps(report))
+    return content
+
+
+# --- the validation films of a training
+
+
+def test_validation_is_on_the_films_held_out_and_on_nothing_else(trained: TrainingConfig, bundle: Path) -> None:
+    data = Path(trained.data[0])
+    metrics = run(config(bundle, data))
+    manifest = Manifest.read(trained.out / "manifest.csv", [data])
+    assert metrics["manifest_sha256"] == manifest.sha256
+    assert metrics["split"] == "validation, patients held out from training"
+    assert json.loads((bundle / "metrics.json").read_text()) == plain(metrics)
+
+    films = manifest.split("val")
+    classifier = Classifier.from_pretrained(f"local-dir:{bundle}")
+    predictions = list(predict_many(classifier, [data / film.path for film in films], batch_size=32))
+    expected = measure(
+        [SUBTYPES.index(film.label) for film in films],
+        [list(p.probabilities.values()) for p in predictions],
+        [film.group for film in films],
+        SUBTYPES,
+        threshold=classifier.operating_point.threshold,
+        resamples=50,
+        seed=0,
+    )
+    assert metrics.items() >= expected.items()
+    assert expected["n"] == len(films) == 11
+    assert metrics["uncertain"] == sum(p.status == "uncertain" for p in predictions)
+    assert metrics["rejected"] == 0
+    assert metrics["model"] == {"id": "local-dir:bundle", "revision": classifier.revision}
+    assert (metrics["label_names"], metrics["operating_point"]) == (list(SUBTYPES), "balanced")
+
+
+def test_it_agrees_with_the_training_about_the_same_films(trained: TrainingConfig, bundle: Path) -> None:
+    metrics = run(config(bundle, trained.data[0]))
+    best = json.loads((bundle / "pneumocam.json").read_text())["training"]["best"]
+    assert metrics["binary"]["auroc"]["value"] == pytest.approx(best["val_auroc"], abs=0.02)
+
+
+def test_figures_stand_beside_the_metrics(trained: TrainingConfig, bundle: Path, tmp_path: Path) -> None:
+    run(config(bundle, trained.data[0], out=tmp_path / "new/out"))
+    assert {p.name for p in (tmp_path / "new/out").iterdir()} == FIGURES
+    assert not (bundle / "metrics.json").exists()
+    for name in ("confusion", "roc", "reliability"):
+        path = tmp_path / f"new/out/{name}.png"
+        with Image.open(path) as picture:
+            assert (picture.format, picture.size) == ("PNG", (506, 440))
+            assert len(np.unique(np.asarray(picture.convert("L")))) > 50
+        assert path.stat().st_size < 200_000
+
+
+def test_a_bundle_measured_in_place_gets_its_card_and_loads_with_its_metrics(
+    trained: TrainingConfig, bundle: Path
+) -> None:
+    metrics = run(config(bundle, trained.data[0]))
+    assert {p.name for p in bundle.iterdir()} >= FIGURES | {"README.md"}
+    assert Classifier.from_pretrained(f"local-dir:{bundle}").metrics == plain(metrics)
+
+
+def test_it_is_said_when_the_films_are_not_those_of_the_training(
+    trained: TrainingConfig, bundle: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(trained.data[0], tmp_path / "data"))
+    out = tmp_path / "out"
+    assert run(config(bundle, data, out=out))["split"] == "validation, patients held out from training"
+    (data / "train/NORMAL/IM-0000-0001.jpeg").unlink()
+    split = run(config(bundle, data, out=out))["split"]
+    assert split.endswith("on other data than it was trained on: films of it may have been trained on")
+
+
+def test_the_split_is_that_of_the_recipe(trained: TrainingConfig, bundle: Path, tmp_path: Path) -> None:
+    path = bundle / "pneumocam.json"
+    description = json.loads(path.read_text())
+    description["training"]["recipe"] |= {"seed": 5, "val_fraction": 0.5}
+    path.write_text(json.dumps(description))
+    metrics = run(config(bundle, trained.data[0], out=tmp_path / "out"))
+    assert metrics["n"] == 36
+    assert metrics["split"].startswith("validation by the recipe's seed on other data")
+
+
+# --- other films
+
+
+def test_an_official_folder_is_measured_whole_and_alone(bundle: Path, make_kaggle_folder: MakeFolder) -> None:
+    data = make_kaggle_folder(3, folders=("train", "val", "test"))
+    out = bundle / "elsewhere"
+    for split, n in (("test", 9), ("train", 9), ("all", 27)):
+        metrics = run(config(bundle, data, split=split, out=out))
+        assert (metrics["n"], metrics["class_counts"]) == (n, dict.fromkeys(SUBTYPES, n // 3))
+        assert metrics["split"] == f"{split}; not checked against the films trained on"
+        assert metrics["command"] == f"python -m train.evaluate bundle --data DIR... --split {split}"
+        assert metrics["manifest_sha256"] == labelled_folder(data).sha256
+        assert not (out / "README.md").exists()
+
+
+def test_films_of_one_patient_count_as_one_in_the_intervals(bundle: Path, make_kaggle_folder: MakeFolder) -> None:
+    data = make_kaggle_folder(3, folders=("",))
+    for i in range(4):
+        shutil.copy(data / "NORMAL/IM-3000-0001.jpeg", data / f"NORMAL/IM-3000-{i + 2:04d}.jpeg")
+    metrics = run(config(bundle, data, split="all", out=data / "out"))
+    # person3000 has bacterial films, person3500 viral ones, so there are nine patients.
+    assert (metrics["n"], metrics["patients"]) == (13, 9)
+
+
+def test_a_copy_under_another_root_is_judged_once(trained: TrainingConfig, bundle: Path, tmp_path: Path) -> None:
+    data = Path(trained.data[0])
+    other = write_kaggle_folder(tmp_path / "other", 24, size=100)
+    both = run(replace(config(bundle, data, out=tmp_path / "out"), data=(str(data), str(other))))
+    one = run(config(bundle, data, out=tmp_path / "out"))
+    assert {name: both[name] for name in ("n", "multiclass", "binary")} == {
+        name: one[name] for name in ("n", "multiclass", "binary")
+    }
+
+
+def test_an_unreadable_film_is_counted_and_left_out(bundle: Path, make_kaggle_folder: MakeFolder) -> None:
+    data = make_kaggle_folder(3, folders=("test",))
+    options: dict[str, Any] = {"split": "test", "out": bundle / "out"}
+    (data / "test/NORMAL/IM-2001-0001.jpeg").write_bytes(b"no picture")
+    metrics = run(config(bundle, data, **options))
+    assert (metrics["n"], metrics["rejected"]) == (8, 1)
+    assert metrics["class_counts"] == {"NORMAL": 2, "BACTERIAL": 3, "VIRAL": 3}
+    for path in data.rglob("*.jpeg"):
+        path.write_bytes(b"no picture")
+    with pytest.raises(
+        DataError, match=r"^None of the 9 films could be read; .*IM-2000-0001.jpeg first: The upload is"
+    ):
+        run(config(bundle, data, **options))
+
+
+def test_one_class_alone_has_no_roc_curve(bundle: Path, make_kaggle_folder: MakeFolder) -> None:
+    data = make_kaggle_folder(3, folders=("test",))
+    shutil.rmtree(data / "test/PNEUMONIA")
+    metrics = run(config(bundle, data, split="test", out=bundle / "out"))
+    assert metrics["binary"]["auroc"] == {"value": None, "low": None, "high": None}
+    assert not math.isnan(metrics["binary"]["specificity"]["value"])
+    assert {p.name for p in (bundle / "out").iterdir()} == FIGURES - {"roc.png"}
+
+
+# --- two labels and three
+
+
+def test_a_model_of_subtypes_is_judged_in_two_classes_where_films_have_none(
+    bundle: Path, make_kaggle_folder: MakeFolder
+) -> None:
+    data = make_kaggle_folder(4, folders=("test",), subtypes=False)
+    metrics = run(config(bundle, data, split="test", out=bundle / "out"))
+    assert metrics["label_names"] == list(BINARY)
+    assert metrics["class_counts"] == {"NORMAL": 4, "PNEUMONIA": 8}
+    assert "subtype" not in metrics
+    classifier = Classifier.from_pretrained(f"local-dir:{bundle}")
+    films = labelled_folder(data).films
+    answers = [predict(classifier, data / film.path) for film in films]
+    pneumonia = binary_probability([list(p.probabilities.values()) for p in answers], SUBTYPES)
+    truth = np.array([film.label == "PNEUMONIA" for film in films])
+    right = (pneumonia >= classifier.operating_point.threshold) == truth
+    assert metrics["multiclass"]["accuracy"]["value"] == metrics["binary"]["accuracy"]["value"] == right.mean()
+    assert metrics["binary"]["brier"]["value"] == pytest.approx(((pneumonia - truth) ** 2).mean(), rel=1e-4)
+
+
+def test_a_model_of_two_classes_is_judged_on_films_with_subtypes(
+    make_bundle: Callable[..., Path], make_kaggle_folder: MakeFolder
+) -> None:
+    bundle = make_bundle("test_resnet", labels=BINARY)
+    metrics = run(config(bundle, make_kaggle_folder(4, folders=("",)), split="all", out=bundle / "out"))
+    assert metrics["label_names"] == list(BINARY)
+    assert metrics["class_counts"] == {"NORMAL": 4, "PNEUMONIA": 8}
+    assert np.array(metrics["binary"]["confusion_matrix"]).sum(axis=1).tolist() == [4, 8]
+
+
+def test_a_model_of_two_classes_is_measured_in_place(
+    trained: TrainingConfig, tmp_path: Path, make_kaggle_folder: MakeFolder
+) -> None:
+    data = make_kaggle_folder(8, subtypes=False)
+    changes: dict[str, Any] = {"out": tmp_path / "run", "epochs": 1, "train_size": 32}
+    bundle = fit(replace(trained, data=(str(data),), **changes))
+    metrics = run(config(bundle, data))
+    assert metrics["split"] == "validation, patients held out from training"
+    assert set(metrics["class_counts"]) == set(BINARY)
+    assert "{{" not in (bundle / "README.md").read_text()
+
+
+# --- what is refused, and the command
+
+
+def test_what_cannot_be_measured_is_refused(bundle: Path, make_kaggle_folder: MakeFolder) -> None:
+    data = make_kaggle_folder(2)
+    with pytest.raises(DataError, match=r"^Give --out DIR: only validation figures belong in the bundle's own folder"):
+        run(config(bundle, data, split="test"))
+    with pytest.raises(DataError, match=r"^Give --out DIR"):
+        run(config("bundled", data))
+    with pytest.raises(DataError, match=r"^No films of --split test; found {'train': 6}"):
+        run(config(bundle, data, split="test", out=bundle / "out"))
+    with pytest.raises(DataError, match=r"^--split all takes one folder; 2 were given"):
+        run(replace(config(bundle, data, split="all", out=bundle / "out"), data=(str(data), str(data))))
+    with pytest.raises(DataError, match=r"absent is not a folder"):
+        run(config(bundle, data / "absent", split="all", out=bundle / "out"))
+    assert not (bundle / "out").exists()
+
+
+def test_the_command_prints_intervals_and_itself(
+    bundle: Path,
+    make_kaggle_folder: MakeFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data, out = make_kaggle_folder(3, folders=("test",)), bundle / "out"
+    arguments = [str(bundle), "--data", str(data), "--split", "test", "--out", str(out), "--resamples", "20"]
+    monkeypatch.setattr("sys.argv", ["evaluate.py", *arguments])
+    evaluate.main()
+    printed = capsys.readouterr().out
+    assert printed.startswith("9 films, 9 patient groups: test; not checked against the films trained on\n")
+    auroc = json.loads((out / "metrics.json").read_text())["binary"]["auroc"]
+    assert f"binary      auroc              {auroc['value']:.4f} [{auroc['low']:.4f}, {auroc['high']:.4f}]\n" in printed
+    assert printed.endswith(f"$ python -m train.evaluate {' '.join(arguments)}\n")
+
+    (bundle / "model.safetensors").unlink()
+    with pytest.raises(SystemExit, match=r"^train.evaluate: .*model.safetensors is missing"):
+        evaluate.main()

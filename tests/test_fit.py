@@ -1,0 +1,372 @@
+"""What a training writes, that it learns, that a killed one goes on exactly, and what it refuses."""
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from scipy.special import logit
+from sklearn.metrics import log_loss, roc_auc_score
+
+from pneumocam import Classifier, load_radiograph
+from tests.conftest import SUBTYPES, write_kaggle_folder
+from train.data import DataError, Film, Manifest
+from train.fit import Config, create_model, fit, main
+
+COLUMNS = ["epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_auroc", "seconds"]
+ROOT = Path(__file__).parents[1]
+
+
+def log(folder: Path) -> list[dict[str, str]]:
+    """The rows of log.csv, less the time that they took."""
+    with (folder / "log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert all(list(row) == COLUMNS and float(row.pop("seconds")) > 0 for row in rows)
+    return rows
+
+
+def bundle_json(config: Config) -> dict[str, Any]:
+    description: dict[str, Any] = json.loads((config.out / "bundle/pneumocam.json").read_text())
+    return description
+
+
+def validation(config: Config) -> tuple[list[Film], np.ndarray]:
+    """The films that were held out, and the shipped network's logits (N, K) for them, one by one."""
+    root = Path(config.data[0])
+    films = Manifest.read(config.out / "manifest.csv", [root]).split("val")
+    classifier = Classifier.from_pretrained(f"local-dir:{config.out / 'bundle'}")
+    batches = (classifier.transform(load_radiograph(root / film.path))[None] for film in films)
+    logits = [classifier.head(classifier.features(batch)).detach().double().numpy()[0] for batch in batches]
+    return films, np.array(logits)
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(logits).softmax(1).numpy()
+
+
+def shipped_val_loss(config: Config, labels: tuple[str, ...] = SUBTYPES) -> float:
+    films, logits = validation(config)
+    truth = [labels.index(film.label) for film in films]
+    return float(log_loss(truth, probabilities(logits), labels=range(len(labels))))
+
+
+def small(config: Config, out: Path, **changes: Any) -> Config:
+    small: dict[str, Any] = {"out": out, "epochs": 1, "train_size": 32, "image_size": 64, "batch_size": 8}
+    return replace(config, **small | changes)
+
+
+def command(config: Config) -> list[str]:
+    """The flags that give this config."""
+    flags = ["--data", *config.data]
+    for name in ("out", "arch", "init", "train_size", "image_size", "epochs", "batch_size", "lr", "ema_decay"):
+        flags += [f"--{name.replace('_', '-')}", str(getattr(config, name))]
+    return [*flags, "--workers", str(config.workers)]
+
+
+def environment(threads: int) -> dict[str, str]:
+    # The order of a sum, and so its last bit, depends on the number of threads.
+    return os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+
+
+# --- a whole run
+
+
+def test_it_learns(trained: Config) -> None:
+    rows = log(trained.out)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4", "5"]
+    best = min(rows, key=lambda row: float(row["val_loss"]))
+    assert float(best["val_loss"]) < math.log(3) / 3
+    assert float(best["val_auroc"]) > 0.95
+    assert float(best["val_accuracy"]) > 0.9
+    assert float(rows[-1]["train_accuracy"]) > 0.6 > float(rows[0]["train_accuracy"])
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero(trained: Config) -> None:
+    steps = len(Manifest.read(trained.out / "manifest.csv", [Path(trained.data[0])]).split("train")) // 4
+    rates = [float(row["lr"]) for row in log(trained.out)]
+    assert rates[0] == pytest.approx(trained.lr)
+    progress = [((epoch - 1) * steps - 1) / (4 * steps) for epoch in (2, 3, 4, 5)]
+    assert rates[1:] == pytest.approx([trained.lr * (1 + math.cos(math.pi * p)) / 2 for p in progress])
+
+
+def test_a_run_writes_what_it_says(trained: Config) -> None:
+    assert {p.name for p in trained.out.iterdir()} == {
+        *("config.json", "manifest.csv", "log.csv", "curves.png", "last.pt", "bundle")
+    }
+    assert {p.name for p in (trained.out / "bundle").iterdir()} == {
+        *("config.json", "model.safetensors", "pneumocam.json", "log.csv", "curves.png")
+    }
+    stored = json.loads((trained.out / "config.json").read_text())
+    assert stored == json.loads(json.dumps(asdict(trained), default=str))
+    for folder in (trained.out, trained.out / "bundle"):
+        with Image.open(folder / "curves.png") as picture:
+            assert (picture.format, picture.size) == ("PNG", (990, 396))
+    assert (trained.out / "bundle/log.csv").read_bytes() == (trained.out / "log.csv").read_bytes()
+
+
+def test_provenance_tells_what_it_was_trained_on(trained: Config) -> None:
+    manifest = Manifest.read(trained.out / "manifest.csv", [Path(trained.data[0])])
+    training = bundle_json(trained)["training"]
+    assert training["manifest_sha256"] == manifest.sha256
+    assert training["films"] == {
+        side: dict(Counter(f.label for f in manifest.split(side))) for side in ("train", "val")
+    }
+    assert training["patient_groups"] == {"train": len(manifest.split("train")), "val": len(manifest.split("val"))}
+    assert sum(training["patient_groups"].values()) == 72
+    assert training["epochs_run"] == 5
+    rows = log(trained.out)
+    best = min(rows, key=lambda row: float(row["val_loss"]))
+    assert {name: str(value) for name, value in training["best"].items() if name != "seconds"} == best
+    assert training["recipe"].items() >= {"arch": "test_resnet", "init": "scratch", "seed": 0, "lr": 3e-3}.items()
+    assert str(trained.out.parent) not in (trained.out / "bundle/pneumocam.json").read_text()
+    assert training["versions"]["timm"] == timm.__version__
+
+
+def test_the_bundle_loads_here_and_with_timm_alone(trained: Config) -> None:
+    folder = trained.out / "bundle"
+    classifier = Classifier.from_pretrained(f"local-dir:{folder}")
+    assert classifier.label_names == SUBTYPES
+    plain = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    batch = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(classifier.head(classifier.features(batch)), plain(batch), rtol=1e-5, atol=1e-5)
+    data = timm.data.resolve_model_data_config(plain)
+    assert (data["input_size"], data["crop_mode"], data["crop_pct"]) == ((1, 64, 64), "squash", 1.0)
+    assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.half, torch.int64}
+
+
+def test_what_is_shipped_is_what_validated_best(trained: Config) -> None:
+    films, logits = validation(trained)
+    truth = np.array([SUBTYPES.index(film.label) for film in films])
+    best = min(log(trained.out), key=lambda row: float(row["val_loss"]))
+    assert shipped_val_loss(trained) == pytest.approx(float(best["val_loss"]), rel=0.02, abs=1e-3)
+    pneumonia = 1 - probabilities(logits)[:, 0]
+    assert roc_auc_score(truth > 0, pneumonia) == pytest.approx(float(best["val_auroc"]), abs=0.02)
+
+
+def test_calibration_and_operating_point_are_those_of_the_validation_films(trained: Config) -> None:
+    description = bundle_json(trained)
+    temperature = description["temperature"]
+    assert 0 < temperature < 100
+    films, logits = validation(trained)
+    truth = [SUBTYPES.index(film.label) for film in films]
+    losses = [log_loss(truth, probabilities(logits / (temperature * factor))) for factor in (1, 0.8, 1.25)]
+    assert losses[0] <= min(losses[1:]) + 1e-6
+    point = description["operating_points"]["balanced"]
+    pneumonia = 1 - probabilities(logits / temperature)[:, 0].clip(1e-6, 1 - 1e-6)
+    ill = np.array(truth) > 0
+
+    def gap(threshold: float) -> float:
+        """Between sensitivity and specificity."""
+        return float(abs((pneumonia[ill] >= threshold).mean() - (pneumonia[~ill] < threshold).mean()))
+
+    threshold = min(pneumonia, key=lambda p: abs(p - point["threshold"]))  # one film's, but for rounding
+    assert point["threshold"] == pytest.approx(threshold, rel=1e-3)
+    assert gap(threshold) == min(map(gap, pneumonia))
+    margin = np.quantile(np.abs(logit(pneumonia) - logit(threshold)), 0.1)
+    assert point["uncertain_log_odds"] == pytest.approx(margin, rel=1e-2, abs=1e-2)
+
+
+# --- going on
+
+
+def test_a_killed_run_goes_on_exactly(trained: Config, tmp_path: Path) -> None:
+    killed = replace(trained, out=tmp_path / "run")
+    arguments = [sys.executable, "-m", "train.fit", *command(killed)]
+    with subprocess.Popen(
+        arguments, cwd=ROOT, env=environment(torch.get_num_threads()), stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert any(line.startswith("epoch 2 ") for line in process.stdout)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert 2 <= len(log(killed.out)) < 5
+    assert not (killed.out / "bundle").exists()
+    for name in ("last.pt", "log.csv"):  # as if it had been killed in the midst of writing these
+        (killed.out / f"{name}.tmp").write_bytes(b"half a file")
+
+    # Another number of workers; all other flags are the stored ones, whatever is given here.
+    bundle = fit(Config(out=killed.out, resume=True, workers=2, arch="resnet18", epochs=99, seed=7))
+    assert log(killed.out) == log(trained.out)
+    for name in ("model.safetensors", "config.json"):
+        assert (bundle / name).read_bytes() == (trained.out / "bundle" / name).read_bytes()
+    assert bundle_json(killed)["temperature"] == bundle_json(trained)["temperature"]
+    assert not list(killed.out.rglob("*.tmp"))
+
+
+def test_a_finished_run_goes_on_to_the_same_bundle(trained: Config, tmp_path: Path) -> None:
+    config = small(trained, tmp_path / "run")
+    weights = fit(config) / "model.safetensors"
+    before = weights.read_bytes()
+    weights.unlink()
+    fit(Config(out=config.out, resume=True, workers=0))
+    assert weights.read_bytes() == before
+    assert len(log(config.out)) == 1
+
+
+def test_a_checkpoint_needs_no_starting_weights(trained: Config, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), weights)
+    config = small(trained, tmp_path / "run", init=str(weights))
+    fit(config)
+    assert bundle_json(config)["training"]["recipe"]["init"] == "weights.safetensors"
+    weights.unlink()
+    fit(Config(out=config.out, resume=True, workers=0))
+
+
+def test_it_stops_when_validation_no_longer_gains(trained: Config, tmp_path: Path) -> None:
+    # Without batch statistics and at a learning rate of 0, nothing ever changes.
+    config = small(trained, tmp_path / "run", arch="test_convnext", lr=0.0, epochs=9, patience=2)
+    bundle = fit(config)
+    rows = log(config.out)
+    assert len(rows) == 3
+    assert len({row["val_loss"] for row in rows}) == 1
+    assert bundle_json(config)["training"]["best"]["epoch"] == 1
+    assert fit(Config(out=config.out, resume=True, workers=0)) == bundle
+    assert log(config.out) == rows
+
+
+def test_a_given_manifest_is_followed(trained: Config, tmp_path: Path) -> None:
+    manifest = Manifest.read(trained.out / "manifest.csv", [Path(trained.data[0])])
+    swap = {"train": "val", "val": "train"}
+    swapped = Manifest(tuple(replace(film, split=swap[film.split]) for film in manifest.films))
+    swapped.write(tmp_path / "given.csv")
+    config = small(trained, tmp_path / "run", manifest=tmp_path / "given.csv", batch_size=4)
+    fit(config)
+    assert bundle_json(config)["training"]["manifest_sha256"] == swapped.sha256
+    assert bundle_json(config)["training"]["patient_groups"] == {"train": 11, "val": 61}
+
+
+def test_several_processes_are_the_same_command(trained: Config, tmp_path: Path) -> None:
+    config = small(trained, tmp_path / "run", epochs=2, batch_size=4, lr=1e-2)
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "train.fit"]
+    done = subprocess.run(
+        [sys.executable, "-m", *launch, *command(config)],
+        cwd=ROOT,
+        env=environment(1) | {"ACCELERATE_USE_CPU": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("The bundle is in") == 1
+    rows = log(config.out)
+    assert len(rows) == 2
+    # 61 films, 4 in each of 2 processes: 7 steps an epoch, of which the warm-up is the first.
+    assert float(rows[1]["lr"]) == pytest.approx(1e-2 * (1 + math.cos(math.pi * 6 / 7)) / 2)
+    assert float(rows[0]["train_accuracy"]) * 56 == pytest.approx(round(float(rows[0]["train_accuracy"]) * 56))
+    manifest = (trained.out / "manifest.csv").read_bytes()
+    assert (config.out / "manifest.csv").read_bytes() == manifest
+    # All processes validate the weights and batch statistics that are shipped, not each its own.
+    best = min(float(row["val_loss"]) for row in rows)
+    assert shipped_val_loss(config) == pytest.approx(best, rel=3e-4)
+
+
+# --- labels, channels, starting weights
+
+
+def test_a_folder_without_subtypes_trains_the_binary_model(trained: Config, tmp_path: Path) -> None:
+    data = write_kaggle_folder(tmp_path / "data", subtypes=False)
+    config = small(trained, tmp_path / "run", data=(str(data),), in_chans=3)
+    classifier = Classifier.from_pretrained(f"local-dir:{fit(config)}")
+    assert classifier.label_names == ("NORMAL", "PNEUMONIA")
+    assert classifier.preprocessing["input_size"] == (3, 64, 64)
+    batch = classifier.transform(load_radiograph(data / "train/NORMAL/IM-0000-0001.jpeg"))[None]
+    assert classifier.head(classifier.features(batch)).shape == (1, 2)
+    assert shipped_val_loss(config, ("NORMAL", "PNEUMONIA")) == pytest.approx(
+        float(log(config.out)[0]["val_loss"]), rel=2e-3
+    )
+
+
+def test_weights_are_taken_from_a_file_and_the_head_starts_small(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source = timm.create_model("test_resnet", in_chans=3).state_dict()
+    save_file(source, tmp_path / "weights.safetensors")
+    config = Config(arch="test_resnet", init=str(tmp_path / "weights.safetensors"), image_size=96)
+    model, preprocessing = create_model(config, 3)
+    state = model.state_dict()
+    first = next(name for name, value in source.items() if value.ndim == 4 and value.shape[1] == 3)
+    torch.testing.assert_close(state[first], source[first].sum(1, keepdim=True))
+    assert all(torch.equal(state[name], source[name]) for name in source if name != first and "fc" not in name)
+    assert state["fc.weight"].std() == pytest.approx(0.01, rel=0.2)
+    assert not state["fc.bias"].any()
+    assert preprocessing == {
+        "input_size": (1, 96, 96),
+        "interpolation": "bicubic",
+        "crop_pct": 1.0,
+        "crop_mode": "squash",
+        "mean": (pytest.approx(np.mean(model.pretrained_cfg["mean"])),),
+        "std": (pytest.approx(np.mean(model.pretrained_cfg["std"])),),
+    }
+
+
+# --- what is refused
+
+
+def test_starting_weights_that_cannot_be_had_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    tiny = Config(arch="test_resnet")
+    with pytest.raises(
+        DataError, match=r"test_resnet could not be made from --init imagenet: .*Without a network, give"
+    ):
+        create_model(tiny, 3)
+    with pytest.raises(DataError, match=r"--init absent.pth is no file; expected `imagenet`, `scratch` or a file"):
+        create_model(replace(tiny, init="absent.pth"), 3)
+    damaged, foreign = tmp_path / "damaged.safetensors", tmp_path / "foreign.safetensors"
+    damaged.write_bytes(b"damaged" * 9)
+    save_file(timm.create_model("test_efficientnet").state_dict(), foreign)
+    for path in (damaged, foreign):
+        with pytest.raises(DataError, match=f"test_resnet could not be made from --init .*{path.name}"):
+            create_model(replace(tiny, init=str(path)), 3)
+
+
+def test_a_run_is_neither_overwritten_nor_made_up(trained: Config, tmp_path: Path) -> None:
+    before = (trained.out / "last.pt").read_bytes()
+    with pytest.raises(DataError, match=r"holds a run already. Add --resume to continue it or choose another --out"):
+        fit(trained)
+    assert (trained.out / "last.pt").read_bytes() == before
+    with pytest.raises(DataError, match=r"--resume: .* holds no run \(no config.json\)"):
+        fit(Config(out=tmp_path / "absent", resume=True))
+    with pytest.raises(DataError, match=r"^No data: give --data DIR"):
+        fit(Config(out=tmp_path / "absent"))
+    assert not (tmp_path / "absent").exists()
+
+
+def test_films_that_changed_since_are_refused(trained: Config, tmp_path: Path) -> None:
+    data = write_kaggle_folder(tmp_path / "data")
+    config = small(trained, tmp_path / "run", data=(str(data),))
+    fit(config)
+    (data / "train/NORMAL/IM-0000-0001.jpeg").write_bytes(b"changed")
+    with pytest.raises(DataError, match=r"1 films changed since .*IM-0000-0001.jpeg first"):
+        fit(Config(out=config.out, resume=True))
+
+
+def test_a_class_without_films_is_refused(trained: Config, tmp_path: Path) -> None:
+    data = write_kaggle_folder(tmp_path / "data")
+    for path in data.glob("train/PNEUMONIA/*virus*"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"^No VIRAL films in the train split"):
+        fit(small(trained, tmp_path / "run", data=(str(data),)))
+
+
+def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = str(tmp_path / "absent")
+    monkeypatch.setattr("sys.argv", ["train.fit", "--data", absent, "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit, match=f"^train.fit: {absent} is not a folder"):
+        main()
+    assert not (tmp_path / "run").exists()
