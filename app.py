@@ -33,7 +33,8 @@ outside the lungs: that is worth knowing too.
 **Your film** is deleted from this server within two hours and is never logged. Please take names out of it first.
 """
 CSS = """
-.gradio-container { max-width: 1180px !important; margin: 0 auto; }
+.gradio-container { max-width: min(1180px, 100vw) !important; margin: 0 auto; }
+.gradio-container > .main { max-width: 100%; }
 #verdict h2 { margin: 0 0 .2em; }
 #examples .grid-wrap { min-height: 0; }
 #examples .caption-label { font-size: .7rem; padding: .1rem .3rem; }
