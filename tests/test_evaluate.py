@@ -112,6 +112,18 @@ def test_it_is_said_when_the_films_are_not_those_of_the_training(
     assert split.endswith("on other data than it was trained on: films of it may have been trained on")
 
 
+def test_a_run_that_was_given_a_manifest_is_judged_on_that_split(trained: TrainingConfig, tmp_path: Path) -> None:
+    data = Path(trained.data[0])
+    own = Manifest.read(trained.out / "manifest.csv", [data])
+    moved = {"train": "val", "val": "train"}
+    other = Manifest(tuple(replace(film, split=moved[film.split]) for film in own.films))
+    other.write(tmp_path / "other.csv")
+    bundle = fit(replace(trained, out=tmp_path / "run", manifest=tmp_path / "other.csv", epochs=1))
+    metrics = run(config(bundle, data, manifest=tmp_path / "other.csv"))
+    assert metrics["n"] == len(own.split("train"))
+    assert metrics["split"] == "validation, patients held out from training"
+
+
 def test_the_split_is_that_of_the_recipe(trained: TrainingConfig, bundle: Path, tmp_path: Path) -> None:
     path = bundle / "pneumocam.json"
     description = json.loads(path.read_text())

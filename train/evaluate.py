@@ -39,6 +39,8 @@ class Config:
     split: Literal["val", "train", "test", "all"] = "val"
     """`val`: the patients held out by this bundle's own training; `test`, `train`: the folder of that name; `all`:
     every film found."""
+    manifest: Path | None = None
+    """For `val`: the manifest.csv of a run that was given one, instead of making its split anew."""
     out: Path | None = None
     """Where metrics.json and the figures go; by default the bundle's folder for `val`, else no default."""
     batch_size: int = 32
@@ -164,7 +166,10 @@ def _films(config: Config, classifier: Classifier, roots: list[Path]) -> tuple[M
     """The films to judge, each once: where several roots hold copies, the first root's."""
     if config.split == "val":
         recipe = classifier.training.get("recipe", {})
-        manifest = build_manifest(roots, val_fraction=recipe.get("val_fraction", 0.15), seed=recipe.get("seed", 0))
+        if config.manifest:
+            manifest = Manifest.read(config.manifest, roots)
+        else:
+            manifest = build_manifest(roots, val_fraction=recipe.get("val_fraction", 0.15), seed=recipe.get("seed", 0))
         films = manifest.split("val")
     else:
         if len(roots) != 1:
