@@ -373,8 +373,7 @@ def _random_jpeg(image: torch.Tensor) -> torch.Tensor:
 def _random_sharpness(image: torch.Tensor) -> torch.Tensor:
     """Detail below a random width of 1 to 4 pixels taken away, or up to doubled: an unsharp mask of either sign.
 
-    Normal films of the training set carry about half as much again of this detail as the others, whatever is in the
-    lungs, and other hospitals' films carry what their machines give.
+    The training set's normal films are the sharper ones, and a network can go by that instead of the lungs.
     """
     sigma = float(torch.empty(()).uniform_(0.5, 2.0))
     gain = float(torch.empty(()).uniform_(-1.0, 1.0))
