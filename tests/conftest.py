@@ -57,8 +57,15 @@ def make_bundle(tmp_path: Path) -> Callable[..., Path]:
             "mean": (0.5,) * in_chans,
             "std": (0.25,) * in_chans,
         }
-        point = operating_point or {"threshold": 0.5, "uncertain_log_odds": 0.0}
-        save_bundle(network, tmp_path / name, labels, preprocessing, temperature, point, {})
+        save_bundle(
+            network,
+            tmp_path / name,
+            labels,
+            preprocessing,
+            {},
+            temperature=temperature,
+            operating_point=operating_point,
+        )
         return tmp_path / name
 
     return make

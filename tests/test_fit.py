@@ -24,9 +24,9 @@ from sklearn.metrics import log_loss, roc_auc_score
 from pneumocam import Classifier, load_radiograph
 from tests.conftest import SUBTYPES, write_kaggle_folder
 from train.data import DataError, Film, Manifest
-from train.fit import OPERATING_POINT, Config, create_model, fit, main
+from train.fit import Config, create_model, fit, main, soft_targets
 
-COLUMNS = ["epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_auroc", "seconds"]
+COLUMNS = ["seed", "epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_auroc", "seconds"]
 ROOT = Path(__file__).parents[1]
 
 
@@ -65,6 +65,7 @@ def shipped_val_loss(config: Config, labels: tuple[str, ...] = SUBTYPES) -> floa
 
 def small(config: Config, out: Path, **changes: Any) -> Config:
     small: dict[str, Any] = {"out": out, "epochs": 1, "train_size": 32, "image_size": 64, "batch_size": 8}
+    small["calibrate"] = False
     return replace(config, **small | changes)
 
 
@@ -157,17 +158,46 @@ def test_what_is_shipped_is_what_validated_best(trained: Config) -> None:
     assert roc_auc_score(truth > 0, pneumonia) == pytest.approx(float(best["val_auroc"]), abs=0.02)
 
 
-def test_temperature_is_that_of_the_validation_films_and_the_threshold_even_odds(trained: Config) -> None:
-    description = bundle_json(trained)
-    temperature = description["temperature"]
-    assert 0 < temperature < 100
-    films, logits = validation(trained)
-    truth = [SUBTYPES.index(film.label) for film in films]
-    losses = [log_loss(truth, probabilities(logits / (temperature * factor))) for factor in (1, 0.8, 1.25)]
-    assert losses[0] <= min(losses[1:]) + 1e-6
-    assert description["operating_points"] == {"balanced": OPERATING_POINT}
-    assert OPERATING_POINT["threshold"] == 0.5
-    assert 1 / (1 + np.exp(OPERATING_POINT["uncertain_log_odds"])) == pytest.approx(0.2)
+def test_calibration_can_be_left_out(trained: Config, tmp_path: Path) -> None:
+    config = small(trained, tmp_path / "run")
+    fit(config)
+    description = bundle_json(config)
+    assert description["temperature"] == 1
+    assert description["operating_points"] == {"balanced": {"threshold": 0.5, "uncertain_log_odds": 0.0}}
+    assert bundle_json(trained)["temperature"] != 1
+    assert set(bundle_json(trained)["operating_points"]) == {"balanced", "screening", "rule_in"}
+
+
+# --- what is trained on
+
+
+def test_another_seed_divides_the_patients_alike(trained: Config, tmp_path: Path) -> None:
+    configs = [small(trained, tmp_path / str(seed), seed=seed) for seed in (0, 1)]
+    first, second = (fit(config) for config in configs)
+    assert (configs[0].out / "manifest.csv").read_bytes() == (configs[1].out / "manifest.csv").read_bytes()
+    assert (first / "model.safetensors").read_bytes() != (second / "model.safetensors").read_bytes()
+    fit(small(trained, tmp_path / "split", split_seed=1))
+    assert (tmp_path / "split/manifest.csv").read_bytes() != (configs[0].out / "manifest.csv").read_bytes()
+
+
+def test_smoothed_labels_stay_with_their_kind() -> None:
+    plain = soft_targets(Config(label_smoothing=0.0), SUBTYPES)
+    torch.testing.assert_close(plain, torch.eye(3))
+    targets = soft_targets(Config(label_smoothing=0.06, subtype_smoothing=0.1), SUBTYPES)
+    expected = torch.tensor([[0.96, 0.02, 0.02], [0.02, 0.866, 0.114], [0.02, 0.114, 0.866]])
+    torch.testing.assert_close(targets, expected)
+    binary = soft_targets(Config(label_smoothing=0.1, subtype_smoothing=0.1), ("NORMAL", "PNEUMONIA"))
+    torch.testing.assert_close(binary, torch.tensor([[0.95, 0.05], [0.05, 0.95]]))
+
+
+def test_consistency_takes_two_views_of_a_film_for_as_many_pictures_a_batch(trained: Config, tmp_path: Path) -> None:
+    config = small(trained, tmp_path / "run", consistency=1.0)
+    fit(config)
+    row = log(config.out)[0]
+    # 61 films, 8 pictures and so 4 films a batch: 15 batches, and every picture's answer counts.
+    assert float(row["train_accuracy"]) * 120 == pytest.approx(round(float(row["train_accuracy"]) * 120))
+    # The divergence comes on top of the same loss; from scratch, two views hardly differ after one epoch.
+    assert math.isfinite(float(row["train_loss"]))
 
 
 # --- going on

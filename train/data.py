@@ -175,6 +175,16 @@ def labelled_folder(root: Path) -> Manifest:
     return Manifest(tuple(replace(film, group=g, split=film.folder) for film, g in zip(films, groups, strict=True)))
 
 
+def largest_copies(films: Sequence[Film], roots: Sequence[Path]) -> list[Film]:
+    """Each film once: where several roots hold it, the copy with the most bytes."""
+    best: dict[tuple[str, str, str], Film] = {}
+    for film in films:
+        held = best.setdefault(film.key, film)
+        if (roots[film.root] / film.path).stat().st_size > (roots[held.root] / held.path).stat().st_size:
+            best[film.key] = film
+    return list(best.values())
+
+
 def _scan(roots: Sequence[Path]) -> list[Film]:
     found = [(index, *film) for index, root in enumerate(roots) for film in _labelled_files(root)]
     counts = Counter(label for _, _, label, _ in found)
@@ -337,27 +347,55 @@ def _from_hub(name: str, folder: Path) -> Path:
     return folder
 
 
-def train_transform(size: int, mean: Sequence[float], std: Sequence[float]) -> v2.Transform:
+@dataclass(frozen=True)
+class Augmentation:
+    """What may happen to a training film; the defaults are the shipped recipe's, see `train_transform`."""
+
+    crop_scale: float = 0.2
+    """Smallest share of the film that a crop keeps, of its area."""
+    crop_aspect: float = 1.5
+    """Widest crop, and the inverse of the narrowest; 1 keeps the film's own aspect ratio."""
+    zoom_out: float = 1.0
+    """How small the film may be drawn on black, as a factor of its side; 1 is never."""
+    resample: float = 0.4
+    """How often a film is first shrunk, at most to a third of the crop's side."""
+    reencode: float = 0.5
+    """How often a film is saved as JPEG (quality 25 to 95) before the crop; half as often after it."""
+    sharpness: float = 0.8
+    """How often detail is taken away or doubled."""
+    noise: float = 0.4
+    """How often Gaussian noise is added."""
+    photometric: float = 1.0
+    """Strength of the changes of brightness, contrast and gamma, from 0."""
+
+
+def train_transform(
+    size: int, mean: Sequence[float], std: Sequence[float], augment: Augmentation | None = None
+) -> v2.Transform:
     """Augmentations for a `(C, H, W)` uint8 tensor of any size; gives `(C, size, size)` float32, normalised.
 
     Zoom, shear, rotation and flip as in the notebook that this project set out to surpass. The others take away what
     tells this dataset's classes apart without a look at the lungs: JPEG quality, noise, sharpness, pixel size, aspect
     ratio and exposure.
     """
+    a = augment or Augmentation()
+    scale = None if a.zoom_out == 1 else (a.zoom_out, 1.0)
     return v2.Compose(
         [
-            v2.RandomApply([v2.RandomResize(size // 3, size + 1, antialias=True)], p=0.4),
-            v2.RandomApply([v2.Lambda(_random_jpeg)], p=0.5),
-            v2.RandomAffine(degrees=12, shear=(-8, 8, -8, 8), interpolation=v2.InterpolationMode.BILINEAR),
-            v2.RandomResizedCrop(size, scale=(0.2, 1.0), ratio=(0.67, 1.5), antialias=True),
+            v2.RandomApply([v2.RandomResize(size // 3, size + 1, antialias=True)], p=a.resample),
+            v2.RandomApply([v2.Lambda(_random_jpeg)], p=a.reencode),
+            v2.RandomAffine(degrees=12, scale=scale, shear=(-8, 8, -8, 8), interpolation=v2.InterpolationMode.BILINEAR),
+            v2.RandomResizedCrop(
+                size, scale=(a.crop_scale, 1.0), ratio=(1 / a.crop_aspect, a.crop_aspect), antialias=True
+            ),
             v2.RandomHorizontalFlip(),
-            v2.RandomApply([v2.Lambda(_random_sharpness)], p=0.8),
-            v2.RandomAutocontrast(p=0.2),
-            v2.ColorJitter(brightness=0.25, contrast=0.4),
-            v2.RandomApply([v2.Lambda(_random_gamma)], p=0.5),
-            v2.RandomApply([v2.Lambda(_random_jpeg)], p=0.25),
+            v2.RandomApply([v2.Lambda(_random_sharpness)], p=a.sharpness),
+            v2.RandomAutocontrast(p=0.2 * min(a.photometric, 1)),
+            v2.ColorJitter(brightness=0.25 * a.photometric, contrast=0.4 * a.photometric),
+            v2.RandomApply([v2.Lambda(_random_gamma)], p=0.5 * min(a.photometric, 1)),
+            v2.RandomApply([v2.Lambda(_random_jpeg)], p=a.reencode / 2),
             v2.ToDtype(torch.float32, scale=True),
-            v2.RandomApply([v2.GaussianNoise(sigma=0.04)], p=0.4),
+            v2.RandomApply([v2.GaussianNoise(sigma=0.04)], p=a.noise),
             v2.Normalize(list(mean), list(std)),
         ]
     )
@@ -390,6 +428,7 @@ def _random_gamma(image: torch.Tensor) -> torch.Tensor:
 class FilmDataset(Dataset[tuple[torch.Tensor, int]]):
     """`(C, H, W)` float32 images and class indices; one item a film, whichever of its copies.
 
+    With `views` above 1, that many images, each of a copy and an augmentation of its own, as `(views * C, H, W)`.
     With a seed, every item draws its own random numbers from (seed, epoch, index): neither the number of workers nor
     that of machines, nor a resumed run, changes what an epoch looks like.
     """
@@ -402,7 +441,9 @@ class FilmDataset(Dataset[tuple[torch.Tensor, int]]):
         transform: Callable[[Radiograph], torch.Tensor],
         *,
         seed: int | None = None,
+        views: int = 1,
     ) -> None:
+        self.views = views
         self.copies: list[list[Film]] = [[film] for film in films]
         if seed is not None:
             by_key: dict[tuple[str, str, str], list[Film]] = defaultdict(list)
@@ -425,7 +466,8 @@ class FilmDataset(Dataset[tuple[torch.Tensor, int]]):
             key = f"{self.seed} {self.epoch} {index}".encode()
             torch.default_generator.manual_seed(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big"))
             copies = self.copies[index]
-            return self._load(copies[int(torch.randint(len(copies), ()))]), self.labels[index]
+            views = [self._load(copies[int(torch.randint(len(copies), ()))]) for _ in range(self.views)]
+            return torch.cat(views), self.labels[index]
 
     def _load(self, film: Film) -> torch.Tensor:
         path = self.roots[film.root] / film.path

@@ -14,10 +14,11 @@ import io
 import json
 import math
 import platform
+import resource
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -44,11 +45,17 @@ from tqdm import tqdm
 
 from pneumocam.image import Radiograph
 from pneumocam.model import SCHEMA_VERSION, eval_transform
-from train.data import DataError, FilmDataset, Manifest, build_manifest, fetch, train_transform
-from train.metrics import binary_probability, decide, fit_temperature
-
-# Even odds, and in doubt wherever the calibrated chance of being wrong is above one in five.
-OPERATING_POINT = {"threshold": 0.5, "uncertain_log_odds": math.log(0.8 / 0.2)}
+from train.calibrate import calibrate
+from train.data import (
+    Augmentation,
+    DataError,
+    FilmDataset,
+    Manifest,
+    build_manifest,
+    fetch,
+    train_transform,
+)
+from train.metrics import binary_probability, decide
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,8 @@ class Config:
     """Repeat the split of this manifest.csv instead of making one."""
     val_fraction: float = 0.15
     """Share of the patients to validate on."""
+    split_seed: int = 0
+    """Of the division into training and validation, so that runs of other seeds can be compared."""
 
     arch: str = "tf_efficientnet_lite0"
     """Any timm CNN."""
@@ -94,6 +103,11 @@ class Config:
     clip_grad: float = 1.0
     """Largest norm of the gradient."""
     label_smoothing: float = 0.05
+    subtype_smoothing: float = 0.0
+    """Share of a BACTERIAL or VIRAL label that goes to the other of the two, whose labels are noisy."""
+    consistency: float = 0.0
+    """Weight of the divergence between the answers to two views of a film; above 0, a batch is half as many films."""
+    augment: Augmentation = field(default_factory=Augmentation)
     balance_classes: bool = True
     """Weight the loss by inverse class frequency."""
     ema_decay: float = 0.998
@@ -102,6 +116,8 @@ class Config:
     """Stop after this many epochs without a lower validation loss."""
 
     precision: Literal["no", "bf16"] = "no"
+    calibrate: bool = True
+    """At the end, set temperature and operating points by the validation films and their counterfactuals."""
     workers: int = 2
     """Data loading processes; any number gives the same batches."""
     seed: int = 0
@@ -137,12 +153,16 @@ def fit(config: Config) -> Path:
     # A checkpoint has all the weights: to go on from it takes neither a download nor the file given as --init.
     model, pretrained_cfg = create_model(replace(config, init="scratch") if resumed else config, len(label_names))
     model = model.to(accelerator.device, memory_format=torch.channels_last)
+    for module in model.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False  # autograd would copy its input first: a fifth of a step on a CPU
     ema = ModelEmaV3(model, decay=config.ema_decay, use_warmup=True, warmup_power=0.75)
     optimizer = create_optimizer_v2(model, opt=config.opt, lr=config.lr, weight_decay=config.weight_decay)
 
-    augment = train_transform(config.train_size, pretrained_cfg["mean"], pretrained_cfg["std"])
+    augment = train_transform(config.train_size, pretrained_cfg["mean"], pretrained_cfg["std"], config.augment)
+    views = 2 if config.consistency else 1
     training = FilmDataset(
-        manifest.split("train"), roots, label_names, _on_pixels(augment, config.in_chans), seed=config.seed
+        manifest.split("train"), roots, label_names, _on_pixels(augment, config.in_chans), seed=config.seed, views=views
     )
     validation = FilmDataset(manifest.split("val"), roots, label_names, eval_transform(pretrained_cfg))
     for name, films in (("train", training), ("val", validation)):
@@ -150,7 +170,7 @@ def fit(config: Config) -> Path:
             raise DataError(f"No {', '.join(label_names[i] for i in sorted(absent))} films in the {name} split.")
     loader = DataLoader(
         training,
-        config.batch_size,
+        config.batch_size // views,
         shuffle=True,
         num_workers=config.workers,
         drop_last=len(training) >= config.batch_size * accelerator.num_processes,
@@ -158,7 +178,8 @@ def fit(config: Config) -> Path:
     val_loader = DataLoader(validation, config.batch_size, num_workers=config.workers)
     ddp_model, optimizer, loader, val_loader = accelerator.prepare(model, optimizer, loader, val_loader)
 
-    class_weights = None
+    targets = soft_targets(config, label_names).to(accelerator.device)  # (K, K)
+    class_weights = torch.ones(len(label_names), device=accelerator.device)
     if config.balance_classes:
         weights = compute_class_weight("balanced", classes=np.arange(len(label_names)), y=training.labels)
         class_weights = torch.tensor(weights, dtype=torch.float32, device=accelerator.device)
@@ -191,10 +212,17 @@ def fit(config: Config) -> Path:
         for images, labels in bar:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step)
-            images = images.contiguous(memory_format=torch.channels_last)  # (B, C, H, W)
+            images = images.view(-1, config.in_chans, *images.shape[2:])  # (B * views, C, H, W)
+            labels = labels.repeat_interleave(views)  # (B * views,)
             with accelerator.autocast():
-                logits = ddp_model(images)  # (B, K)
-            loss = F.cross_entropy(logits.float(), labels, class_weights, label_smoothing=config.label_smoothing)
+                logits = ddp_model(images.contiguous(memory_format=torch.channels_last))  # (B * views, K)
+            log_p = F.log_softmax(logits.float(), dim=1)
+            weight = class_weights[labels]
+            loss = -(weight * (targets[labels] * log_p).sum(1)).sum() / weight.sum()
+            if config.consistency:
+                one, other = log_p[0::2], log_p[1::2]
+                # Jeffreys' divergence: the Kullback-Leibler divergence both ways.
+                loss = loss + config.consistency * ((one.exp() - other.exp()) * (one - other)).sum(1).mean()
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(ddp_model.parameters(), config.clip_grad)
             optimizer.step()
@@ -231,20 +259,17 @@ def fit(config: Config) -> Path:
                 "best": best,
             }
             _write_atomically(checkpoint, partial(torch.save, state))
-            write_log(history, config.out)
+            write_log({config.seed: history}, config.out)
             print(" ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
 
-    # Half precision is what is shipped, so the last validation and the calibration see the rounded weights.
-    ema.module.load_state_dict({name: v.half() if v.is_floating_point() else v for name, v in best.items()})
-    val_logits, val_labels = predict_logits(accelerator, ema.module, val_loader)
     if accelerator.is_main_process:
-        temperature = fit_temperature(val_logits, val_labels)
-        provenance = _provenance(config, manifest, history)
-        save_bundle(
-            ema.module, config.out / "bundle", label_names, pretrained_cfg, temperature, OPERATING_POINT, provenance
-        )
-        write_log(history, config.out / "bundle")
-        print(f"The bundle is in {config.out / 'bundle'}. Next: python -m train.evaluate {config.out / 'bundle'} ...")
+        ema.module.load_state_dict(best)
+        bundle = config.out / "bundle"
+        save_bundle(ema.module, bundle, label_names, pretrained_cfg, _provenance(config, manifest, history))
+        write_log({config.seed: history}, bundle)
+        if config.calibrate:
+            calibrate(bundle, manifest.split("val"), roots)
+        print(f"The bundle is in {bundle}. Next: python -m train.evaluate {bundle} ...")
     accelerator.wait_for_everyone()
     accelerator.end_training()  # a process that ends with its process group still open may abort on the way out
     return config.out / "bundle"
@@ -302,11 +327,15 @@ def save_bundle(
     folder: Path,
     label_names: tuple[str, ...],
     preprocessing: dict[str, Any],
-    temperature: float,
-    operating_point: dict[str, float],
     provenance: dict[str, Any],
+    *,
+    temperature: float = 1.0,
+    operating_point: dict[str, float] | None = None,
 ) -> None:
-    """Write timm's Hub format (config.json, model.safetensors in half precision) and pneumocam.json beside it."""
+    """Write timm's Hub format (config.json, model.safetensors in half precision) and pneumocam.json beside it.
+
+    Unless more is known, the network's own probabilities count, with the line at even odds; see `calibrate`.
+    """
     timm.models.save_for_hf(
         model.half().cpu().to(memory_format=torch.contiguous_format),
         str(folder),
@@ -317,41 +346,48 @@ def save_bundle(
     description = {
         "schema_version": SCHEMA_VERSION,
         "temperature": temperature,
-        "operating_points": {"balanced": operating_point},
+        "operating_points": {"balanced": operating_point or {"threshold": 0.5, "uncertain_log_odds": 0.0}},
         "default_operating_point": "balanced",
         "training": provenance,
     }
     _write_atomically(folder / "pneumocam.json", lambda path: path.write_text(json.dumps(description, indent=2) + "\n"))
 
 
-def write_log(history: list[Row], folder: Path) -> None:
-    """Write log.csv, a row an epoch, and curves.png: loss and accuracy of training and validation."""
+def write_log(histories: dict[int, list[Row]], folder: Path) -> None:
+    """Write log.csv, a row an epoch, and curves.png: loss and accuracy of training and validation; by seed."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(history[0]))
+    writer = csv.DictWriter(text, ["seed", *next(iter(histories.values()))[0]])
     writer.writeheader()
-    writer.writerows(history)
+    writer.writerows({"seed": seed} | row for seed, history in histories.items() for row in history)
     _write_atomically(folder / "log.csv", lambda path: path.write_text(text.getvalue(), newline=""))
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
+    parts = (("train", "training (augmented)", "C0"), ("val", "validation (weight average)", "C1"))
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for part, label in (("train", "training (augmented)"), ("val", "validation (weight average)")):
-            axes.plot([row["epoch"] for row in history], [row[f"{part}_{name}"] for row in history], ".-", label=label)
+        for part, label, colour in parts:
+            for i, history in enumerate(histories.values()):
+                points = [row["epoch"] for row in history], [row[f"{part}_{name}"] for row in history]
+                axes.plot(*points, ".-", color=colour, alpha=0.8, label=None if i else label)
         axes.set(xlabel="epoch", ylabel=name)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     _write_atomically(folder / "curves.png", lambda path: figure.savefig(path, format="png", dpi=110))
 
 
+def read_config(run: Path) -> Config:
+    """The config that a run was started with."""
+    values = json.loads((run / "config.json").read_text())
+    values |= {"data": tuple(values["data"]), "out": run, "augment": Augmentation(**values["augment"])}
+    values["manifest"] = values["manifest"] and Path(values["manifest"])
+    return Config(**values)
+
+
 def _run_config(config: Config) -> Config:
     """The config to run: what was given for a new run, what was stored for a resumed one."""
-    stored = config.out / "config.json"
     if config.resume:
-        if not stored.is_file():
+        if not (config.out / "config.json").is_file():
             raise DataError(f"--resume: {config.out} holds no run (no config.json). Leave --resume out to start one.")
-        values = json.loads(stored.read_text())
-        values |= {"data": tuple(values["data"]), "out": config.out, "resume": True, "workers": config.workers}
-        values["manifest"] = values["manifest"] and Path(values["manifest"])
-        return Config(**values)
+        return replace(read_config(config.out), resume=True, workers=config.workers)
     if not config.data:
         raise DataError("No data: give --data DIR (Kaggle's layout), kaggle:owner/name or hf-dataset:owner/name.")
     if (config.out / "last.pt").exists():
@@ -366,7 +402,17 @@ def _run_manifest(config: Config, roots: list[Path]) -> Manifest:
     given = own if config.resume and own.is_file() else config.manifest
     if given:
         return Manifest.read(given, roots)
-    return build_manifest(roots, val_fraction=config.val_fraction, seed=config.seed)
+    return build_manifest(roots, val_fraction=config.val_fraction, seed=config.split_seed)
+
+
+def soft_targets(config: Config, label_names: tuple[str, ...]) -> Tensor:
+    """Row k is the distribution (K,) that a film labelled k is fitted to."""
+    soft = torch.eye(len(label_names))
+    if len(label_names) == 3:
+        one, other = label_names.index("BACTERIAL"), label_names.index("VIRAL")
+        swapped = soft[:, [other if k == one else one if k == other else k for k in range(3)]]
+        soft = (1 - config.subtype_smoothing) * soft + config.subtype_smoothing * swapped
+    return (1 - config.label_smoothing) * soft + config.label_smoothing / len(label_names)
 
 
 def _on_pixels(transform: v2.Transform, channels: int) -> Callable[[Radiograph], Tensor]:
@@ -410,7 +456,11 @@ def _validation_figures(logits: np.ndarray, labels: np.ndarray, label_names: tup
 
 def _provenance(config: Config, manifest: Manifest, history: list[Row]) -> dict[str, Any]:
     best = min(history, key=lambda row: row["val_loss"])
-    recipe = {k: v for k, v in asdict(config).items() if k not in ("data", "out", "resume", "manifest", "workers")}
+    recipe = {
+        k: v
+        for k, v in asdict(config).items()
+        if k not in ("data", "out", "resume", "manifest", "workers", "calibrate")
+    }
     recipe["init"] = Path(config.init).name
     return {
         "recipe": recipe,
@@ -420,11 +470,18 @@ def _provenance(config: Config, manifest: Manifest, history: list[Row]) -> dict[
         "epochs_run": len(history),
         "best": best,
         "seconds": round(sum(row["seconds"] for row in history), 1),
+        "peak_memory_gib": round(_peak_memory() / 2**30, 2),
         "versions": {
             "python": platform.python_version(),
             **{m.__name__: m.__version__ for m in (torch, timm, accelerate)},
         },
     }
+
+
+def _peak_memory() -> int:
+    """Most bytes that this process and the largest of its data loading processes have held."""
+    kibibytes = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return 1024 * sum(kibibytes)
 
 
 def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:

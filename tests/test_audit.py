@@ -1,0 +1,241 @@
+"""The audit catches a model that reads files, and lets one pass that reads the picture."""
+
+import io
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pneumocam import load_radiograph
+from train.audit import (
+    COUNTERFACTUALS,
+    RE_ENCODINGS,
+    baseline,
+    blocks,
+    counterfactuals,
+    file_facts,
+    spectrum,
+    variants,
+)
+
+NAMES = ("NORMAL", "PNEUMONIA")
+
+
+def film(width: int = 192, height: int = 128, seed: int = 0) -> Image.Image:
+    """A smooth picture with a little noise, nowhere black or white."""
+    across = np.sin(np.linspace(0, 6, width)) * 40
+    pixels = 120 + across[None] + np.linspace(-20, 20, height)[:, None]
+    noise = np.random.default_rng(seed).normal(0, 4, (height, width))
+    return Image.fromarray((pixels + noise).clip(10, 245).astype(np.uint8))
+
+
+def opened(data: bytes) -> Image.Image:
+    picture = Image.open(io.BytesIO(data))
+    picture.load()
+    return picture
+
+
+def quality_tables(quality: int) -> list[int]:
+    file = io.BytesIO()
+    film().save(file, "JPEG", quality=quality)
+    return list(Image.open(file).quantization[0])  # type: ignore[attr-defined]
+
+
+# --- the counterfactual films
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        *((name, (192, 128)) for name in ("PNG", "JPEG 95", "JPEG 30", "blurred", "stretched histogram")),
+        ("half size", (96, 64)),
+        ("double size", (384, 256)),
+        ("squashed", (128, 128)),
+        ("padded", (192, 192)),
+        ("own class's encoding, small", (224, 224)),
+    ],
+)
+def test_a_counterfactual_has_the_size_it_says(name: str, size: tuple[int, int]) -> None:
+    assert opened(COUNTERFACTUALS[name](film(), True)).size == size
+
+
+def test_half_a_size_is_never_too_small_to_be_read() -> None:
+    assert opened(COUNTERFACTUALS["half size"](film(120, 80), True)).size == (96, 64)
+    assert opened(COUNTERFACTUALS["half size"](film(64, 64), True)).size == (64, 64)
+
+
+def test_png_changes_no_pixel_and_jpeg_more_the_lower_its_quality() -> None:
+    original = np.asarray(film(), dtype=float)
+    changes = [
+        np.abs(np.asarray(opened(COUNTERFACTUALS[name](film(), False)), dtype=float) - original).mean()
+        for name in ("PNG", "JPEG 95", "JPEG 75", "JPEG 50", "JPEG 30")
+    ]
+    assert changes[0] == 0
+    assert changes == sorted(changes)
+    assert changes[1] > 0
+
+
+def test_a_square_film_is_squashed_and_padded_too() -> None:
+    square = film(90, 90)
+    assert opened(COUNTERFACTUALS["squashed"](square, True)).size == (120, 90)
+    padded = opened(COUNTERFACTUALS["padded"](square, True))
+    assert padded.size == (120, 90)
+    assert np.asarray(padded)[:, :14].max() == 0
+    assert np.asarray(padded)[:, 16:104].min() > 0
+
+
+def test_blur_takes_detail_away_and_stretching_fills_the_range() -> None:
+    original = np.asarray(film(), dtype=float)
+    blurred = np.asarray(opened(COUNTERFACTUALS["blurred"](film(), True)), dtype=float)
+    assert np.abs(np.diff(blurred)).mean() < 0.95 * np.abs(np.diff(original)).mean()
+    stretched = np.asarray(opened(COUNTERFACTUALS["stretched histogram"](film(), True)))
+    assert (stretched.min(), stretched.max()) == (0, 255)
+
+
+@pytest.mark.parametrize(
+    ("pneumonia", "other", "size", "quality"),
+    [
+        (False, False, (1686, 1379), 95),
+        (True, False, (1195, 820), 75),
+        (False, True, (1195, 820), 75),
+        (True, True, (1686, 1379), 95),
+    ],
+)
+def test_the_classes_encodings_are_given_and_exchanged(
+    pneumonia: bool, other: bool, size: tuple[int, int], quality: int
+) -> None:
+    whose = "other" if other else "own"
+    large = opened(COUNTERFACTUALS[f"{whose} class's encoding"](film(), pneumonia))
+    small = opened(COUNTERFACTUALS[f"{whose} class's encoding, small"](film(), pneumonia))
+    assert (large.size, small.size) == (size, (224, 224))
+    for picture in (large, small):
+        assert list(picture.quantization[0]) == quality_tables(quality)  # type: ignore[attr-defined]
+
+
+# --- what it says of models
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> tuple[list[Path], np.ndarray, list[int]]:
+    """Twenty films, the ill ones darker; both classes saved alike, so that only counterfactuals tell by the file."""
+    labels = np.arange(20) % 2
+    paths = []
+    for i, ill in enumerate(labels):
+        path = tmp_path / f"{i}.jpeg"
+        film(seed=i).point(lambda x, ill=ill: x - 30 * ill).save(path, quality=85)
+        paths.append(path)
+    return paths, labels, list(range(20))
+
+
+def by_brightness(encoded: Iterable[bytes], _: str) -> np.ndarray:
+    middle = [np.asarray(opened(data).resize((3, 3), Image.Resampling.BOX))[1, 1] for data in encoded]
+    p = [0.9 if grey < 105 else 0.1 for grey in middle]
+    return np.stack([1 - np.array(p), p], axis=1)
+
+
+def by_compression(encoded: Iterable[bytes], _: str) -> np.ndarray:
+    p = []
+    for data in encoded:
+        tables = getattr(opened(data), "quantization", {})
+        p.append(0.9 if tables and np.mean(tables[0]) > 10 else 0.1)
+    return np.stack([1 - np.array(p), p], axis=1)
+
+
+def audited(answer: Callable[..., np.ndarray], films: tuple[list[Path], np.ndarray, list[int]]) -> dict[str, Any]:
+    paths, labels, groups = films
+    original = answer((path.read_bytes() for path in paths), "")
+    return counterfactuals(answer, paths, labels, groups, NAMES, original=original, threshold=0.5, resamples=20)
+
+
+def test_a_reader_of_pictures_passes(films: tuple[list[Path], np.ndarray, list[int]]) -> None:
+    report = audited(by_brightness, films)
+    assert list(report["by_name"]) == ["original", *COUNTERFACTUALS]
+    assert report["any_re_encoding"]["flips"]["value"] == 0
+    for name in RE_ENCODINGS:
+        assert report["by_name"][name]["auroc"]["value"] == 1
+        assert report["by_name"][name]["shift_95th_percentile"] == 0
+
+
+def test_a_reader_of_files_is_caught(films: tuple[list[Path], np.ndarray, list[int]]) -> None:
+    report = audited(by_compression, films)
+    assert report["by_name"]["original"]["auroc"]["value"] == 0.5
+    assert report["by_name"]["own class's encoding"]["auroc"]["value"] == 1
+    assert report["by_name"]["other class's encoding"]["auroc"]["value"] == 0
+    assert report["worst"]["auroc"]["value"] == report["worst"]["specificity"]["value"] == 0
+    assert str(report["worst"]["auroc"]["counterfactual"]).startswith("other class's encoding")
+    assert report["worst"]["flips"]["value"] == 1
+    assert report["any_re_encoding"]["flips"]["value"] == 1
+    assert report["by_name"]["PNG"]["shift_median"] == pytest.approx(0.8)
+
+
+def test_variants_are_made_of_the_films_at_the_paths(films: tuple[list[Path], np.ndarray, list[int]]) -> None:
+    paths, labels, _ = films
+    made = list(variants("PNG", paths[:3], labels[:3].tolist()))
+    for path, data in zip(paths, made, strict=False):
+        assert (load_radiograph(data).pixels == load_radiograph(path).pixels).all()
+
+
+# --- baselines
+
+
+def test_file_facts_are_those_of_the_file(tmp_path: Path) -> None:
+    film().save(tmp_path / "film.jpeg", quality=50)
+    film().save(tmp_path / "film.png")
+    jpeg, png = file_facts(tmp_path / "film.jpeg"), file_facts(tmp_path / "film.png")
+    assert jpeg[:3] == png[:3] == [192, 128, 1.5]
+    assert jpeg[3] == (tmp_path / "film.jpeg").stat().st_size / (192 * 128)
+    assert jpeg[4] == np.mean(quality_tables(50))
+    assert png[4] == 0
+
+
+def test_the_spectrum_has_a_wave_in_its_band() -> None:
+    wave = 128 + 100 * np.sin(2 * np.pi * 41 * np.arange(192) / 192)
+    bands = spectrum(Image.fromarray(np.tile(wave, (192, 1)).astype(np.uint8)))
+    assert bands.shape == (24,)
+    assert bands.argmax() == 10  # bands of 3.98 cycles, from 0.5
+
+
+def test_blocks_know_a_texture_and_not_its_place() -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(50, 200, (192, 192)).astype(np.uint8)
+    moved = np.roll(pixels, (16, 40), axis=(0, 1))
+    there, here = blocks(Image.fromarray(moved)), blocks(Image.fromarray(pixels))
+    assert here.shape == (63,)
+    np.testing.assert_allclose(here, there)
+    smooth = Image.fromarray(pixels).resize((48, 48)).resize((192, 192))
+    assert np.abs(blocks(smooth) - here).max() > 1
+
+
+def test_a_baseline_is_as_good_as_its_features_and_a_model_may_follow_it() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(200) % 2
+    groups = list(np.arange(200) // 2 % 50 + 50 * labels)  # two films a patient
+    telling = labels + rng.normal(0, 0.7, 200)
+    report = baseline(telling[:, None], labels, groups, NAMES, answers=telling, resamples=50)
+    assert report is not None
+    assert report["n"] == 200
+    assert 0.7 < report["auroc"]["low"] < report["auroc"]["value"] < 0.95
+    assert report["dependence"] > 0.5
+
+    unrelated = baseline(rng.normal(size=(200, 3)), labels, groups, NAMES, answers=telling, resamples=50)
+    assert unrelated is not None
+    assert 0.35 < unrelated["auroc"]["value"] < 0.65
+    assert abs(unrelated["dependence"]) < 0.25
+
+
+def test_patients_are_not_on_both_sides_of_a_baseline() -> None:
+    rng = np.random.default_rng(0)
+    patients = np.arange(200) // 10  # ten films a patient, each patient with features of his own
+    labels = patients % 2
+    features = rng.normal(size=(20, 5))[patients] + rng.normal(0, 1e-3, (200, 5))
+    report = baseline(features, labels, patients.tolist(), NAMES, answers=labels.astype(float), resamples=10)
+    assert report is not None
+    assert report["auroc"]["value"] < 0.9  # films of one patient on both sides would give 1
+
+
+def test_too_few_patients_have_no_baseline() -> None:
+    labels = np.array([0, 0, 1, 1, 1, 1, 1])
+    assert baseline(np.ones((7, 1)), labels, list(range(7)), NAMES, answers=np.ones(7)) is None

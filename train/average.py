@@ -1,0 +1,88 @@
+"""Average the weights of runs that differ in their seed alone, and calibrate the result: one network, no slower.
+
+    python -m train.average runs/seed-0 runs/seed-1 runs/seed-2 --out runs/mine
+
+Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing
+inference time", ICML 2022: runs that start from the same pretrained weights end in one basin. `make model` does it all.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from torch import Tensor
+
+from train.calibrate import calibrate
+from train.data import DataError, Manifest, fetch
+from train.fit import create_model, read_config, save_bundle, write_log
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to average."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Finished runs of train.fit."""
+    out: Path
+    """The folder for the bundle."""
+
+
+def average(config: Config) -> Path:
+    """Write --out/bundle; returns its folder.
+
+    Raises:
+        DataError: a run is missing, unfinished, or differs from the first in more than its seed.
+    """
+    if absent := next((run for run in config.runs if not (run / "bundle" / "pneumocam.json").is_file()), None):
+        raise DataError(f"{absent} is no finished run of train.fit; start it, or go on with it by --resume.")
+    configs = [read_config(run) for run in config.runs]
+    states = [torch.load(run / "last.pt", map_location="cpu", weights_only=True) for run in config.runs]
+    provenance = [json.loads((run / "bundle" / "pneumocam.json").read_text())["training"] for run in config.runs]
+    for run, one in zip(config.runs, provenance, strict=True):
+        if _but_for_seed(one) != _but_for_seed(provenance[0]):
+            raise DataError(f"{run} differs from {config.runs[0]} in more than its seed; see their config.json.")
+    roots = [fetch(source) for source in configs[0].data]
+    manifest = Manifest.read(config.runs[0] / "manifest.csv", roots)
+    label_names = manifest.label_names
+    model, preprocessing = create_model(replace(configs[0], init="scratch"), len(label_names))
+    model.load_state_dict(mean_state([state["best"] for state in states]))
+
+    together = provenance[0] | {
+        "recipe": provenance[0]["recipe"] | {"seed": [run["recipe"]["seed"] for run in provenance]},
+        "best": [run["best"] for run in provenance],
+        "epochs_run": [run["epochs_run"] for run in provenance],
+        "seconds": [run["seconds"] for run in provenance],
+        "peak_memory_gib": max(run["peak_memory_gib"] for run in provenance),
+    }
+    bundle = config.out / "bundle"
+    save_bundle(model, bundle, label_names, preprocessing, together)
+    write_log({one.seed: state["history"] for one, state in zip(configs, states, strict=True)}, bundle)
+    calibrate(bundle, manifest.split("val"), roots)
+    return bundle
+
+
+def mean_state(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of each tensor; of what is no float, such as a count of batches, the first's."""
+    return {
+        name: torch.stack([state[name] for state in states]).mean(0) if value.is_floating_point() else value
+        for name, value in states[0].items()
+    }
+
+
+def _but_for_seed(provenance: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    return provenance["recipe"] | {"seed": None}, provenance["manifest_sha256"]
+
+
+def main() -> None:
+    try:
+        bundle = average(tyro.cli(Config, description=__doc__))
+    except DataError as error:
+        raise SystemExit(f"train.average: {error}") from None
+    print(f"The bundle is in {bundle}. Next: python -m train.evaluate {bundle} ...")
+
+
+if __name__ == "__main__":
+    main()
