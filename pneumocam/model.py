@@ -179,7 +179,7 @@ def load_or_fall_back(source: str | None = None, *, timeout: float = 30.0) -> Lo
     hub = _hub_source(source) if source else None
     if not hub:
         return Loaded(Classifier.from_pretrained(source))
-    cached = _cached(*hub)
+    cached = _cached(*hub)  # now, since the download may change what the revision's name stands for
     try:
         return Loaded(_load_snapshot(_download_within(timeout, *hub)))
     except TimeoutError:
