@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
+EMULATOR := .emulator/hf_endpoints_emulator
 UV := $(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python
 
 .PHONY: help app test lint bench lock clean
@@ -13,7 +14,7 @@ help:  ## this list
 app: $(VENV)/.app  ## run the page on the bundled model, http://127.0.0.1:7860
 	$(VENV)/bin/python app.py
 
-test: $(VENV)/.dev $(VENV)/.chromium  ## run every test
+test: $(VENV)/.dev $(VENV)/.chromium $(EMULATOR)  ## run every test
 	$(VENV)/bin/python -m pytest
 
 lint: $(VENV)/.dev  ## ruff and mypy
@@ -31,7 +32,7 @@ lock: $(VENV)/bin/uv  ## pin requirements.txt (the Space) and requirements-dev.t
 		--extra dev -c requirements.txt -o requirements-dev.txt pyproject.toml
 
 clean:  ## remove .venv and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) .emulator .mypy_cache .ruff_cache .pytest_cache build *.egg-info
 
 $(VENV)/bin/uv:
 	$(PYTHON) -m venv $(VENV)
@@ -51,3 +52,7 @@ $(VENV)/.chromium: $(VENV)/.dev
 		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -qq -y chromium >/dev/null; } \
 		|| $(VENV)/bin/python -m playwright install --with-deps chromium
 	touch $@
+
+# An Inference Endpoint for the tests of handler.py: on the packages in .venv, but for the older Starlette it needs.
+$(EMULATOR): | $(VENV)/.dev
+	$(UV) --no-deps --target .emulator hf-endpoints-emulator==0.1.1 starlette==0.46.2

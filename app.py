@@ -1,6 +1,8 @@
 """The page and the API: drop a chest radiograph, get calibrated probabilities and a labelled Grad-CAM overlay.
 
-python app.py, or `make app`. PNEUMOCAM_MODEL=hf-hub:owner/name@revision serves another model than the bundled one.
+python app.py, or `make app`. PNEUMOCAM_MODEL=hf-hub:owner/name@revision serves another model than the bundled one; if
+it does not come within PNEUMOCAM_START_TIMEOUT seconds (30), an earlier download or the bundled model answers, and the
+page says so.
 """
 
 import csv
@@ -11,7 +13,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from pneumocam import Classifier, predict, targets
+from pneumocam import Classifier, load_or_fall_back, predict, targets
 
 HERE = Path(__file__).parent
 ANSWERED = "the answered class"
@@ -35,6 +37,7 @@ outside the lungs: that is worth knowing too.
 CSS = """
 .gradio-container { max-width: min(1180px, 100vw) !important; margin: 0 auto; }
 .gradio-container > .main { max-width: 100%; }
+#notice { border-left: .3rem solid #d97706; padding: .4rem .8rem; }
 #verdict h2 { margin: 0 0 .2em; }
 #examples .grid-wrap { min-height: 0; }
 #examples .caption-label { font-size: .7rem; padding: .1rem .3rem; }
@@ -43,8 +46,13 @@ footer { opacity: .7; }
 """
 
 
-def build(classifier: Classifier) -> gr.Blocks:
-    """The page over one model; its endpoint `/predict` is what programs call."""
+def build(classifier: Classifier, notice: str | None = None) -> gr.Blocks:
+    """The page over one model; its endpoint `/predict` is what programs call.
+
+    Args:
+        classifier: what answers.
+        notice: as in `pneumocam.Loaded`; shown on top.
+    """
 
     def predict_radiograph(image: str, target: str = ANSWERED) -> tuple[Image.Image, dict[str, float], dict[str, Any]]:
         """Classify a chest radiograph and show what the network looked at. Not a diagnosis.
@@ -78,6 +86,8 @@ def build(classifier: Classifier) -> gr.Blocks:
 
     with gr.Blocks(title="PneumoCAM", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
         gr.Markdown(INTRODUCTION)
+        if notice:
+            gr.Markdown(f"**Note on the model.** {notice}", elem_id="notice")
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
                 image = gr.File(label="Chest radiograph", height=190, elem_id="upload")
@@ -148,8 +158,9 @@ def _examples() -> list[tuple[str, str]]:
 
 def main() -> None:
     """Serve on 0.0.0.0:7860, or where GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say."""
-    demo = build(Classifier.from_pretrained(os.environ.get("PNEUMOCAM_MODEL") or None))
-    demo.queue(default_concurrency_limit=2, max_size=64).launch(
+    timeout = float(os.environ.get("PNEUMOCAM_START_TIMEOUT") or 30)
+    loaded = load_or_fall_back(os.environ.get("PNEUMOCAM_MODEL") or None, timeout=timeout)
+    build(loaded.classifier, loaded.notice).queue(default_concurrency_limit=2, max_size=64).launch(
         theme=gr.themes.Soft(primary_hue="teal", neutral_hue="slate", font=["Inter", "system-ui", "sans-serif"]),
         css=CSS,
         allowed_paths=[str(HERE / "examples")],

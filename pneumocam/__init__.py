@@ -21,7 +21,7 @@ from pneumocam.image import (
     UnsupportedDicom,
     load_radiograph,
 )
-from pneumocam.model import BundleError, Classifier, OperatingPoint
+from pneumocam.model import BundleError, Classifier, Loaded, OperatingPoint, load_or_fall_back
 from pneumocam.predict import Prediction, Reason, predict, predict_many
 from pneumocam.saliency import Saliency, targets
 
@@ -30,6 +30,7 @@ __all__ = [
     "BundleError",
     "Classifier",
     "DamagedImage",
+    "Loaded",
     "MultiFrame",
     "NotARadiograph",
     "NotAnImage",
@@ -42,6 +43,7 @@ __all__ = [
     "TooLarge",
     "TooSmall",
     "UnsupportedDicom",
+    "load_or_fall_back",
     "load_radiograph",
     "predict",
     "predict_many",

@@ -6,16 +6,22 @@ The bundle is timm's own Hub format with one file beside it, so the weights also
 
 import hashlib
 import json
+import logging
+import os
 import re
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torch
 from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RemoteEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, yet not in __all__
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data import create_transform
@@ -29,12 +35,21 @@ FILES = ("config.json", "model.safetensors", "pneumocam.json")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 CROP_MODES = ("squash", "center", "border")
 HUB_TIMEOUT = 10.0  # seconds until a Hub that does not answer counts as out of reach
-# A wheel carries the bundled model inside the package; a checkout has it in model/.
-BUNDLED = next(p for p in (Path(__file__).parent / "bundled", Path(__file__).parents[1] / "model") if p.exists())
+# A wheel carries the bundled model inside the package, a checkout in model/, a model repository beside the package.
+_HERE = Path(__file__).parent
+BUNDLED = next((p for p in (_HERE / "bundled", _HERE.parent / "model") if p.exists()), _HERE.parent)
 
 
 class BundleError(ValueError):
     """A model cannot be had or used; the message names the file, what was expected, what was found, what to do."""
+
+
+class Snapshot(NamedTuple):
+    """One commit of a Hub repository in the local cache."""
+
+    folder: Path
+    repo: str
+    commit: str
 
 
 @dataclass(frozen=True)
@@ -94,11 +109,15 @@ class Classifier:
         """
         if source is None:
             return _load(BUNDLED, "bundled", None)
+        if hub := _hub_source(source):
+            try:
+                snapshot = _download(*hub)
+            except BundleError:
+                if not (cached := _cached(*hub)):
+                    raise
+                snapshot = cached
+            return _load_snapshot(snapshot)
         scheme, _, rest = source.partition(":")
-        if scheme == "hf-hub" and rest:
-            repo, _, revision = rest.partition("@")
-            folder, commit = _download(repo, revision or None)
-            return _load(folder, repo, commit)
         if scheme == "local-dir" and rest:
             return _load(Path(rest), f"local-dir:{Path(rest).resolve().name}", None)
         raise BundleError(
@@ -131,53 +150,149 @@ def eval_transform(preprocessing: Mapping[str, Any]) -> Callable[[Radiograph], T
     return apply
 
 
-def _download(repo: str, revision: str | None) -> tuple[Path, str]:
-    """The folder of a snapshot in the Hub's cache, and its commit."""
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A classifier that is ready, be it the one asked for or the one in its place.
+
+    Attributes:
+        classifier: what answers from now on; nothing that arrives later takes its place.
+        notice: why another model than the one asked for answers, and which; without paths. None if it is the one.
+    """
+
+    classifier: Classifier
+    notice: str | None = None
+
+
+def load_or_fall_back(source: str | None = None, *, timeout: float = 30.0) -> Loaded:
+    """Load a model for a service that has to start, whatever the Hub does.
+
+    A model of the Hub that does not come in time, or comes damaged, is replaced by the copy of it that was in the
+    cache, or else by the bundled model; a notice says so, also in the log.
+
+    Args:
+        source: as in `Classifier.from_pretrained`.
+        timeout: seconds to wait for the Hub. The download itself may go on after them, for the next start.
+
+    Raises:
+        BundleError: the source is not understood, or is a folder that is no bundle. Waiting mends neither.
+    """
+    hub = _hub_source(source) if source else None
+    if not hub:
+        return Loaded(Classifier.from_pretrained(source))
+    cached = _cached(*hub)  # now, since the download may change what the revision's name stands for
     try:
-        if re.fullmatch(r"[0-9a-f]{40}", revision or "") and (cached := _cached(repo, revision)):
-            return cached
-        # Asked first because a download from a Hub that hangs is not bounded by any timeout of its own.
-        siblings = HfApi().model_info(repo, revision=revision, timeout=HUB_TIMEOUT).siblings
+        return Loaded(_load_snapshot(_download_within(timeout, *hub)))
+    except TimeoutError:
+        reason = f"{source} did not come within {timeout:g} s."
+    except BundleError as error:
+        reason = str(error)
+    loaded = _second_choice(cached, reason)
+    logging.getLogger(__name__).warning(loaded.notice)
+    return loaded
+
+
+def _second_choice(cached: Snapshot | None, reason: str) -> Loaded:
+    with suppress(BundleError):
+        if cached:
+            classifier = _load_snapshot(cached)
+            return Loaded(classifier, f"{reason} An earlier download answers: commit {classifier.revision}.")
+    return Loaded(Classifier.from_pretrained(), f"{reason} The bundled model answers.")
+
+
+def _download_within(timeout: float, repo: str, revision: str | None) -> Snapshot:
+    """As `_download`; raises TimeoutError when the time is over."""
+    outcome = Future[Snapshot]()
+
+    def run() -> None:
+        try:
+            outcome.set_result(_download(repo, revision))
+        except Exception as error:
+            outcome.set_exception(error)
+
+    # The Hub's client tries again for minutes and cannot be told to stop; a daemon thread does not keep anyone waiting.
+    threading.Thread(target=run, name="pneumocam-download", daemon=True).start()
+    return outcome.result(timeout)
+
+
+def _hub_source(source: str) -> tuple[str, str | None] | None:
+    """Repository and revision of an `hf-hub:` source; None for any other."""
+    scheme, _, rest = source.partition(":")
+    if scheme != "hf-hub" or not rest:
+        return None
+    repo, _, revision = rest.partition("@")
+    try:
+        validate_repo_id(repo)
     except HFValidationError:
         raise BundleError(f"{repo!r} is no Hub repository id: expected hf-hub:owner/name.") from None
+    return repo, revision or None
+
+
+def _download(repo: str, revision: str | None) -> Snapshot:
+    """Fetch a snapshot into the Hub's cache, however long the Hub's client tries. Errors name no paths."""
+    if re.fullmatch(r"[0-9a-f]{40}", revision or "") and (cached := _cached(repo, revision)):
+        return cached
+    asked = f"hf-hub:{repo}@{revision or 'main'}"
+    try:
+        # Asked first because a download from a Hub that hangs is not bounded by any timeout of its own.
+        info = HfApi().model_info(repo, revision=revision, timeout=HUB_TIMEOUT)
     except Exception as error:  # the Hub's client lets out whatever its HTTP library raises
-        if cached := _cached(repo, revision):
-            return cached
         raise BundleError(
-            f"hf-hub:{repo}@{revision or 'main'} could not be had ({_status(error)}) and is not in the cache. "
+            f"{asked} could not be had ({_status(error)}) from the Hub. "
             "Check the name, the revision and the network; a private model needs HF_TOKEN or `hf auth login`."
         ) from error
-    commit = None
-    for name in ("metrics.json", *FILES) if "metrics.json" in {x.rfilename for x in siblings or ()} else FILES:
+    there = {x.rfilename for x in info.siblings or ()}
+    if missing := [name for name in FILES if name not in there]:
+        raise BundleError(f"{asked} has no {missing[0]}: expected a PneumoCAM bundle ({', '.join(FILES)}).")
+    for name in (*FILES, *({"metrics.json"} & there)):
         try:
-            # The first by the revision's own name, so that the cache knows that name when the Hub is out of reach; the
-            # others at the commit that it stood for.
-            path = Path(hf_hub_download(repo, name, revision=commit or revision))
-        except RemoteEntryNotFoundError as error:
-            raise BundleError(
-                f"hf-hub:{repo}@{commit or revision or 'main'} has no {name}: expected a PneumoCAM bundle "
-                f"({', '.join(FILES)})."
-            ) from error
+            path = Path(hf_hub_download(repo, name, revision=info.sha))
         except Exception as error:
             raise BundleError(
-                f"{name} of hf-hub:{repo}@{commit or revision or 'main'} could not be downloaded ({_status(error)}); "
-                "try again later."
+                f"{name} of {asked} could not be downloaded ({_status(error)}); try again later."
             ) from error
-        commit = path.parent.name
-    return path.parent, path.parent.name
+        if not _intact(path):
+            raise BundleError(f"{name} of {asked} came damaged: its SHA-256 is not the Hub's. Try again later.")
+    with suppress(Exception):
+        # Teaches the cache the revision's own name, for when the Hub is out of reach; last, so that a download that
+        # breaks off leaves that name to the snapshot before.
+        hf_hub_download(repo, FILES[0], revision=revision)
+    return Snapshot(path.parent, repo, path.parent.name)
 
 
-def _cached(repo: str, revision: str | None) -> tuple[Path, str] | None:
+def _cached(repo: str, revision: str | None) -> Snapshot | None:
     try:
         paths = [Path(hf_hub_download(repo, name, revision=revision, local_files_only=True)) for name in FILES]
     except LocalEntryNotFoundError:
         return None
-    return paths[0].parent, paths[0].parent.name
+    if not all(_intact(path) for path in paths):
+        return None
+    return Snapshot(paths[0].parent, repo, paths[0].parent.name)
 
 
 def _status(error: Exception) -> str:
     response = getattr(error, "response", None)
     return f"HTTP {response.status_code}" if response is not None else type(error).__name__
+
+
+def _intact(path: Path) -> bool:
+    """Whether a file in the Hub's cache has the SHA-256 that names it there; if not, it is removed to be fetched anew.
+
+    The Hub's client compares sizes alone. Only large files are named so.
+    """
+    blob = path.parent / path.readlink() if path.is_symlink() else path
+    if not re.fullmatch(r"[0-9a-f]{64}", blob.name) or hashlib.sha256(blob.read_bytes()).hexdigest() == blob.name:
+        return True
+    blob.unlink()
+    return False
+
+
+def _load_snapshot(snapshot: Snapshot) -> Classifier:
+    """As `_load`, but errors name no paths."""
+    try:
+        return _load(*snapshot)
+    except BundleError as error:
+        place = f"hf-hub:{snapshot.repo}@{snapshot.commit}: "
+        raise BundleError(str(error).replace(f"{snapshot.folder}{os.sep}", place)) from None
 
 
 def _load(folder: Path, model_id: str, commit: str | None) -> Classifier:

@@ -6,7 +6,8 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from pneumocam import Classifier, predict
-from tests.conftest import EXAMPLES
+from tests.conftest import EXAMPLES, Hub
 
 ROOT = Path(__file__).parents[1]
 NORMAL = next(film for film in EXAMPLES if "NORMAL" in film.name)
@@ -32,12 +33,12 @@ class App:
     log: Path
 
 
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+@contextmanager
+def running_app(folder: Path, **settings: str) -> Iterator[App]:
+    """`python app.py` as a process of its own, from the moment that it serves."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    folder = tmp_path_factory.mktemp("app")
     environment = os.environ | {
         "GRADIO_SERVER_NAME": "127.0.0.1",
         "GRADIO_SERVER_PORT": str(port),
@@ -45,6 +46,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
         "PYTHONUNBUFFERED": "1",
     }
     environment.pop("PNEUMOCAM_MODEL", None)
+    environment |= settings
     with (folder / "log").open("w+") as log:
         process = subprocess.Popen(
             [sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
@@ -59,6 +61,12 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
         yield App(f"http://127.0.0.1:{port}", folder / "log")
         process.terminate()
         log.write(process.communicate(timeout=30)[0])
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    with running_app(tmp_path_factory.mktemp("app")) as app:
+        yield app
 
 
 @pytest.fixture(scope="module")
@@ -211,3 +219,56 @@ def test_no_upload_is_named_in_the_log(app: App, client: Client) -> None:
     log = app.log.read_text()
     assert BACTERIAL.stem not in log
     assert "README" not in log
+
+
+def test_the_models_notice_is_absent_where_there_is_nothing_to_note(page: Page, bundled: Classifier) -> None:
+    expect(page.get_by_text(f"Model bundled, revision {bundled.revision}.")).to_be_attached()
+    expect(page.locator("#notice")).to_have_count(0)
+
+
+@pytest.fixture
+def hub_settings(hub: Hub, make_bundle: Callable[..., Path], tmp_path: Path) -> dict[str, str]:
+    """What sends an app to a model on the Hub, with an empty cache."""
+    hub.add("lung/film", make_bundle("test_resnet"), "v1")
+    return {
+        "PNEUMOCAM_MODEL": "hf-hub:lung/film@v1",
+        "PNEUMOCAM_START_TIMEOUT": "20",
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(tmp_path / "hf-home"),
+        "HF_TOKEN": "hf_secret",
+        "TQDM_POSITION": "-1",  # as Spaces set it, so that progress shows in a log too
+    }
+
+
+def test_a_model_of_the_hub_is_downloaded_in_view_and_answers(
+    hub: Hub, hub_settings: dict[str, str], tmp_path: Path, browser: Browser
+) -> None:
+    commit = hub.refs["v1"]
+    with running_app(tmp_path, **hub_settings) as app:
+        answer = Client(app.url, verbose=False).predict(image=handle_file(NORMAL), api_name="/predict")[2]
+        page = browser.new_page()
+        page.goto(app.url)
+        expect(page.get_by_text(f"Model lung/film, revision {commit}.")).to_be_attached()
+        expect(page.locator("#notice")).to_have_count(0)
+        page.close()
+    assert answer["model"] == {"id": "lung/film", "revision": commit}
+    log = app.log.read_text()
+    assert "model.safetensors: 100%" in log
+    assert "hf_secret" not in log
+
+
+def test_a_hub_that_hangs_leaves_the_bundled_model_to_answer_and_the_page_says_so(
+    hub: Hub, hub_settings: dict[str, str], tmp_path: Path, browser: Browser, bundled: Classifier
+) -> None:
+    hub.hang("GET /lung/film/resolve")
+    with running_app(tmp_path, **hub_settings | {"PNEUMOCAM_START_TIMEOUT": "1"}) as app:
+        answer = Client(app.url, verbose=False).predict(image=handle_file(NORMAL), api_name="/predict")[2]
+        page = browser.new_page()
+        page.goto(app.url)
+        notice = "hf-hub:lung/film@v1 did not come within 1 s. The bundled model answers."
+        expect(page.locator("#notice")).to_contain_text(notice)
+        page.close()
+    assert answer == json.loads(json.dumps(predict(bundled, NORMAL).to_dict()))
+    log = app.log.read_text()
+    assert [line for line in log.splitlines() if "hf-hub:" in line] == [notice]
+    assert "hf_secret" not in log

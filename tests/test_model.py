@@ -3,17 +3,13 @@
 import hashlib
 import json
 import pickle
+import re
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import unquote
 
-import huggingface_hub
 import numpy as np
 import pytest
 import timm
@@ -25,8 +21,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import pneumocam.model
-from pneumocam import BundleError, Classifier, OperatingPoint, Radiograph, load_radiograph, predict
-from tests.conftest import EXAMPLES, SUBTYPES
+from pneumocam import (
+    BundleError,
+    Classifier,
+    OperatingPoint,
+    Radiograph,
+    load_or_fall_back,
+    load_radiograph,
+    predict,
+)
+from tests.conftest import EXAMPLES, SUBTYPES, Hub
 
 TINY = "test_resnet"  # timm's own network for tests
 ARCHITECTURES = ("tf_efficientnet_lite0", "resnet10t", "convnext_atto", "densenet121", "regnetx_002")
@@ -369,101 +373,6 @@ def test_a_file_of_junk_is_refused(junk_bundle: Path, name: str, text: str) -> N
 # From the Hub
 
 
-@dataclass
-class Hub:
-    """The Hub's read API: what `GET /api/models/...` and `HEAD`, `GET /{repo}/resolve/...` answer there."""
-
-    repos: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)  # repo -> commit -> file -> content
-    refs: dict[str, str] = field(default_factory=dict)  # branch or tag -> commit
-    requests: list[str] = field(default_factory=list)
-    released: threading.Event = field(default_factory=threading.Event)  # while unset, nothing is answered
-    url: str = ""
-    stop: Callable[[], None] = lambda: None
-
-    def add(self, repo: str, folder: Path, *refs: str) -> str:
-        """Commit a folder; returns the commit."""
-        files = {path.name: path.read_bytes() for path in folder.iterdir()}
-        commit = hashlib.sha1(b"".join(files.values())).hexdigest()
-        self.repos.setdefault(repo, {})[commit] = files
-        self.refs.update(dict.fromkeys(refs, commit))
-        return commit
-
-    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body."""
-        api = path.startswith("/api/models/")
-        owner, name, *rest = path.removeprefix("/api/models/").strip("/").split("/")
-        commits = self.repos.get(f"{owner}/{name}")
-        if commits is None:
-            return 404, {"X-Error-Code": "RepoNotFound"}, b""
-        revision = unquote(rest[1]) if rest else "main"
-        commit = self.refs.get(revision, revision)
-        if commit not in commits:
-            return 404, {"X-Error-Code": "RevisionNotFound"}, b""
-        files = commits[commit]
-        if api:
-            siblings = [{"rfilename": file} for file in files]
-            facts = {"id": f"{owner}/{name}", "sha": commit, "siblings": siblings, "private": False, "tags": []}
-            return 200, {"Content-Type": "application/json"}, json.dumps(facts).encode()
-        body = files.get(rest[2])
-        if body is None:
-            return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit}, b""
-        return 200, {"ETag": f'"{hashlib.sha1(body).hexdigest()}"', "X-Repo-Commit": commit}, body
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """An empty Hub on loopback and a client that knows no other, with an empty cache."""
-    hub = Hub()
-    hub.released.set()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            hub.requests.append(f"{self.command} {self.path}")
-            hub.released.wait()
-            status, headers, body = hub.answer(self.path.partition("?")[0])
-            self.send_response(status)
-            for key, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(key, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        do_HEAD = do_GET  # noqa: N815
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing."""
-
-        def handle(self) -> None:
-            try:
-                super().handle()
-            except ConnectionError:  # the client gave up
-                self.close_connection = True
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-
-    def stop() -> None:
-        hub.released.set()
-        server.shutdown()
-        huggingface_hub.close_session()
-        server.server_close()
-
-    hub.stop = stop
-    constants = huggingface_hub.constants
-    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
-    monkeypatch.setattr(pneumocam.model, "HUB_TIMEOUT", 5.0)
-    huggingface_hub.close_session()
-    yield hub
-    stop()
-
-
 @pytest.fixture
 def film_hub(hub: Hub, make_bundle: MakeBundle) -> Hub:
     """A model repository of two commits: the older one is tagged v1, the newer one is main and has metrics."""
@@ -553,9 +462,9 @@ def test_a_repository_that_is_no_bundle_is_said(hub: Hub, make_bundle: MakeBundl
         Classifier.from_pretrained("hf-hub:timm/resnet")
 
 
-def test_a_hub_that_answers_something_else_is_said(film_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_answers_something_else_is_said(film_hub: Hub) -> None:
     portal = 200, {"Content-Type": "text/html"}, b"<html>Please log in to this network.</html>"
-    monkeypatch.setattr(film_hub, "answer", lambda _path: portal)
+    film_hub.faults[""] = lambda _path: portal
     with pytest.raises(BundleError, match=REMEDY):
         Classifier.from_pretrained("hf-hub:lung/film")
 
@@ -582,3 +491,129 @@ def test_a_hub_that_hangs_leaves_the_cache_to_answer(film_hub: Hub, monkeypatch:
 
 def test_the_timeout_in_use_is_short() -> None:
     assert pneumocam.model.HUB_TIMEOUT <= 15  # to connect and to read, one after the other: 30 s
+
+
+# A start that has to succeed
+
+TROUBLES: dict[str, tuple[Callable[[Hub], object], str]] = {
+    "down": (Hub.stop, r"could not be had \(ConnectError\)"),
+    "API hangs": (lambda hub: hub.hang("/api/"), "did not come within 1 s"),
+    "file hangs": (lambda hub: hub.hang("GET /lung/film/resolve"), "did not come within 1 s"),
+    "API at its rate limit": (lambda hub: hub.fail("/api/", 429), r"could not be had \(HTTP 429\)"),
+    "files at their rate limit": (lambda hub: hub.fail("/resolve/", 429), "did not come within 1 s"),
+    "revision gone": (lambda hub: hub.fail("", 404), r"could not be had \(HTTP 404\)"),
+    "file cut short": (Hub.cut_short, "did not come within 1 s"),
+    "file garbled": (lambda hub: hub.garble("model.safetensors"), "model.safetensors of .* came damaged"),
+}
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["cold", "warm"])
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_a_start_is_bounded_whatever_the_hub_does(
+    film_hub: Hub,
+    bundled: Classifier,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    trouble: str,
+    cached: bool,
+) -> None:
+    old, new = film_hub.repos["lung/film"]
+    if cached:
+        film_hub.refs["main"] = old
+        Classifier.from_pretrained("hf-hub:lung/film@main")
+        film_hub.refs["main"] = new
+    make_trouble, reason = TROUBLES[trouble]
+    make_trouble(film_hub)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    start = time.monotonic()
+    loaded = load_or_fall_back("hf-hub:lung/film@main", timeout=1)
+    assert time.monotonic() - start < 10  # the client's own retries take 23 s, or never end
+    assert loaded.notice
+    assert "hf-hub:lung/film@main" in loaded.notice
+    assert re.search(reason, loaded.notice)
+    if cached:
+        assert (loaded.classifier.id, loaded.classifier.revision) == ("lung/film", old)
+        assert f"An earlier download answers: commit {old}" in loaded.notice
+    else:
+        assert (loaded.classifier.id, loaded.classifier.revision) == ("bundled", bundled.revision)
+        assert "The bundled model answers" in loaded.notice
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("pneumocam")]
+    assert said == [loaded.notice]
+    assert "hf_secret" not in caplog.text
+    assert str(tmp_path) not in caplog.text
+
+
+def test_a_start_takes_the_model_that_was_asked_for(film_hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    old, _ = film_hub.repos["lung/film"]
+    loaded = load_or_fall_back("hf-hub:lung/film@v1")
+    assert (loaded.classifier.id, loaded.classifier.revision, loaded.notice) == ("lung/film", old, None)
+    assert load_or_fall_back().classifier.id == "bundled"
+    assert caplog.records == []
+
+
+def test_what_comes_too_late_serves_the_next_start(film_hub: Hub) -> None:
+    film_hub.hang("GET /lung/film/resolve")
+    loaded = load_or_fall_back("hf-hub:lung/film@v1", timeout=0.5)
+    film_hub.heal()
+    assert loaded.classifier.id == "bundled"
+    film_hub.requests.clear()
+    again = load_or_fall_back("hf-hub:lung/film@v1")
+    assert (again.classifier.id, again.notice) == ("lung/film", None)
+    assert not any(request.startswith("GET /lung/film/resolve") for request in film_hub.requests)
+
+
+def test_an_update_that_breaks_off_leaves_the_older_commit_in_place(film_hub: Hub) -> None:
+    old, new = film_hub.repos["lung/film"]
+    film_hub.refs["main"] = old
+    Classifier.from_pretrained("hf-hub:lung/film")
+    film_hub.refs["main"] = new
+    film_hub.garble("model.safetensors")
+    for _ in range(2):
+        assert load_or_fall_back("hf-hub:lung/film").classifier.revision == old
+    film_hub.heal()
+    assert load_or_fall_back("hf-hub:lung/film").classifier.revision == new
+
+
+def test_weights_that_are_damaged_in_the_cache_are_fetched_anew(film_hub: Hub, tmp_path: Path) -> None:
+    source = f"hf-hub:lung/film@{Classifier.from_pretrained('hf-hub:lung/film@v1').revision}"
+    (weights,) = tmp_path.glob("hub-cache/**/snapshots/*/model.safetensors")
+
+    def damage() -> None:
+        content = weights.read_bytes()
+        weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+    damage()
+    assert load_or_fall_back(source).notice is None
+    damage()
+    film_hub.stop()
+    assert load_or_fall_back(source).classifier.id == "bundled"
+
+
+def test_a_start_opens_no_pickle(hub: Hub, make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle(TINY)
+    (bundle / "model.safetensors").unlink()
+    (bundle / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    hub.add("lung/film", bundle, "main")
+    loaded = load_or_fall_back("hf-hub:lung/film")
+    assert loaded.classifier.id == "bundled"
+    assert "has no model.safetensors" in str(loaded.notice)
+    assert not any("pytorch_model.bin" in request for request in hub.requests)
+
+
+def test_a_bundle_of_the_hub_that_cannot_be_read_is_said_without_paths(
+    hub: Hub, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    bundle = make_bundle(TINY)
+    edit(bundle / "pneumocam.json", schema_version=99)
+    commit = hub.add("lung/film", bundle, "main")
+    loaded = load_or_fall_back("hf-hub:lung/film")
+    assert loaded.classifier.id == "bundled"
+    assert str(loaded.notice).startswith(f"hf-hub:lung/film@{commit}: pneumocam.json: schema_version is 99")
+    assert str(tmp_path) not in str(loaded.notice)
+
+
+@pytest.mark.parametrize("source", ["film", "hf-hub:film/x/y", "local-dir:nowhere"])
+def test_a_start_does_not_cover_up_a_source_that_is_wrong(source: str) -> None:
+    with pytest.raises(BundleError):
+        load_or_fall_back(source)

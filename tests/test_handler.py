@@ -1,0 +1,217 @@
+"""The Inference Endpoints handler: called directly, and over HTTP by the public emulator of such an endpoint."""
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import ANY
+from urllib.request import Request, urlopen
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom import Dataset, FileMetaDataset, dcmwrite, uid
+
+from handler import EndpointHandler
+from pneumocam import Classifier, predict
+from tests.conftest import EXAMPLES
+
+ROOT = Path(__file__).parents[1]
+FILM = EXAMPLES[0]
+EMULATOR = ROOT / ".emulator"
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> EndpointHandler:
+    return EndpointHandler(str(ROOT / "model"))
+
+
+def encoded(film: Path | bytes) -> str:
+    return base64.b64encode(film if isinstance(film, bytes) else film.read_bytes()).decode()
+
+
+def ask(endpoint: EndpointHandler, inputs: Any, **parameters: Any) -> dict[str, Any]:
+    answer = endpoint({"inputs": inputs, "parameters": parameters})
+    assert isinstance(answer, dict)
+    json.dumps(answer, allow_nan=False)
+    return answer
+
+
+def expected(film: Any, classifier: Classifier) -> dict[str, Any]:
+    return predict(classifier, film).to_dict()
+
+
+def picture(text: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+
+
+def dicom() -> bytes:
+    """FILM with 12 bits, as DICOM."""
+    with Image.open(FILM) as film:
+        pixels = np.asarray(film.convert("L")).astype(np.uint16) * 16
+    data = Dataset()
+    data.Modality = "DX"
+    data.PhotometricInterpretation = "MONOCHROME2"
+    data.Rows, data.Columns = pixels.shape
+    data.SamplesPerPixel, data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 1, 16, 12, 11, 0
+    data.PixelData = pixels.tobytes()
+    data.SOPClassUID, data.SOPInstanceUID = uid.SecondaryCaptureImageStorage, "1.2.3"
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    buffer = io.BytesIO()
+    dcmwrite(buffer, data, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["base64", "base64 in lines", "bytes", "picture"])
+def test_one_film_gets_the_answer_that_python_gets(endpoint: EndpointHandler, kind: str) -> None:
+    inputs = {
+        "base64": encoded(FILM),
+        "base64 in lines": base64.encodebytes(FILM.read_bytes()).decode(),
+        "bytes": FILM.read_bytes(),
+        "picture": Image.open(io.BytesIO(FILM.read_bytes())),
+    }[kind]
+    assert ask(endpoint, inputs) == expected(FILM, endpoint.classifier)
+    assert endpoint({"inputs": inputs}) == expected(FILM, endpoint.classifier)
+
+
+def test_sixteen_bits_and_dicom_come_whole_as_base64(endpoint: EndpointHandler) -> None:
+    with Image.open(FILM) as film:
+        pixels = np.asarray(film.convert("L"))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint16) * 257).save(buffer, "PNG")
+    assert ask(endpoint, encoded(buffer.getvalue())) == expected(pixels, endpoint.classifier)
+    assert ask(endpoint, encoded(dicom())) == expected(dicom(), endpoint.classifier)
+
+
+@pytest.mark.parametrize("target", [None, "VIRAL", "PNEUMONIA"])
+def test_the_overlay_is_the_one_that_python_draws(endpoint: EndpointHandler, target: str | None) -> None:
+    answer = ask(endpoint, encoded(FILM), target=target, overlay=True)
+    drawn = predict(endpoint.classifier, FILM).overlay(target)
+    np.testing.assert_array_equal(picture(answer.pop("overlay")), np.asarray(drawn))
+    assert answer == expected(FILM, endpoint.classifier)
+
+
+def test_a_batch_answers_in_order_and_a_bad_film_spoils_none(endpoint: EndpointHandler) -> None:
+    films = [encoded(EXAMPLES[1]), encoded(b"no film"), encoded(FILM), 7]
+    answers = endpoint({"inputs": films, "parameters": {"overlay": True}})
+    assert isinstance(answers, list)
+    for answer, film in ((answers[0], EXAMPLES[1]), (answers[2], FILM)):
+        np.testing.assert_array_equal(picture(answer.pop("overlay")), predict(endpoint.classifier, film).overlay())
+        assert answer["probabilities"] == pytest.approx(expected(film, endpoint.classifier)["probabilities"], abs=1e-5)
+    assert [answers[i]["error"]["code"] for i in (1, 3)] == ["not_an_image", "not_an_image"]
+    assert [answers[i]["status"] for i in (1, 3)] == [422, 422]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "code", "message"),
+    [
+        (encoded(FILM.read_bytes()[:20_000]), "damaged_image", "truncated"),
+        (encoded(b""), "not_an_image", "empty"),
+        ("https://example.com/film.png", "not_an_image", "no base64.*not its address"),
+        (str(FILM), "not_an_image", "no base64"),
+        ("Röntgen", "not_an_image", "no base64"),
+        (None, "not_an_image", "NoneType"),
+        ({"url": "https://example.com/film.png"}, "not_an_image", "dict"),
+    ],
+)
+def test_a_film_that_cannot_be_used_is_said(endpoint: EndpointHandler, inputs: Any, code: str, message: str) -> None:
+    answer = ask(endpoint, inputs)
+    assert (answer["error"]["code"], answer["status"]) == (code, 422)
+    assert re.search(message, answer["error"]["message"])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "parameters", "message"),
+    [
+        ([], {}, "inputs has 0 films; expected 1 to 32"),
+        ([""] * 33, {}, "inputs has 33 films; expected 1 to 32"),
+        ("", {"targets": "VIRAL"}, "parameters is {'targets': 'VIRAL'}; expected an object with target, overlay"),
+        ("", ["VIRAL"], "parameters is \\['VIRAL'\\]"),
+        ("", {"target": "LUNG"}, "target is 'LUNG'; this model explains NORMAL, BACTERIAL, VIRAL, PNEUMONIA"),
+        ("", {"target": ["VIRAL"]}, "target is \\['VIRAL'\\]"),
+        ("", {"overlay": "yes"}, "overlay is 'yes'; expected true or false"),
+    ],
+)
+def test_a_request_that_is_not_understood_is_said(
+    endpoint: EndpointHandler, inputs: Any, parameters: Any, message: str
+) -> None:
+    answer = endpoint({"inputs": inputs, "parameters": parameters})
+    assert isinstance(answer, dict)
+    assert (answer["error"]["code"], answer["status"]) == ("bad_request", 400)
+    assert re.match(message, answer["error"]["message"])
+
+
+# Over HTTP
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model repository as it is published; its package's disclaimer tells it from the checkout's."""
+    folder = tmp_path_factory.mktemp("hub") / "film"
+    (folder / "pneumocam").mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", "pneumocam.json"):
+        shutil.copy(ROOT / "model" / name, folder)
+    shutil.copy(ROOT / "handler.py", folder)
+    for module in (ROOT / "pneumocam").glob("*.py"):
+        text = re.sub("^DISCLAIMER = .*", 'DISCLAIMER = "The copy."', module.read_text(), flags=re.MULTILINE)
+        (folder / "pneumocam" / module.name).write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def emulator(repository: Path) -> Iterator[str]:
+    """The address of the running emulator. Its Starlette is older than the app's, hence a folder of its own."""
+    if not (EMULATOR / "hf_endpoints_emulator").exists():
+        pytest.skip("the Inference Endpoints emulator is not in .emulator; `make test` puts it there")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "uvicorn", "hf_endpoints_emulator.emulator:app", "--port", str(port)],
+        cwd=repository,
+        env=os.environ | {"PYTHONPATH": str(EMULATOR), "HANDLER_PATH": str(repository / "handler.py")},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stderr
+    log = []
+    for line in process.stderr:
+        log.append(line)
+        if "Uvicorn running" in line:
+            break
+    else:
+        pytest.fail(f"the emulator ended before it served: {''.join(log)}")
+    yield f"http://127.0.0.1:{port}"
+    process.terminate()
+    process.communicate(timeout=30)
+
+
+def post(url: str, body: bytes, kind: str) -> Any:
+    with urlopen(Request(url, body, {"Content-Type": kind}), timeout=120) as answer:
+        assert answer.status == 200
+        return json.load(answer)
+
+
+def test_the_endpoint_takes_an_image_as_it_is(emulator: str, bundled: Classifier) -> None:
+    answer = post(emulator, FILM.read_bytes(), "image/jpeg")
+    assert answer["disclaimer"] == "The copy."
+    assert answer["model"] == {"id": "local-dir:film", "revision": bundled.revision}
+    assert answer["probabilities"] == pytest.approx(expected(FILM, bundled)["probabilities"], abs=1e-5)
+
+
+def test_the_endpoint_takes_a_batch_as_json(emulator: str, bundled: Classifier) -> None:
+    request = {"inputs": [encoded(dicom()), encoded(b"no film")], "parameters": {"overlay": True, "target": "VIRAL"}}
+    film, letter = post(emulator, json.dumps(request).encode(), "application/json")
+    assert film["probabilities"] == pytest.approx(expected(dicom(), bundled)["probabilities"], abs=1e-5)
+    assert picture(film["overlay"]).shape[2] == 3
+    assert letter == {"error": {"code": "not_an_image", "message": ANY}, "status": 422}
