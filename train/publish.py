@@ -88,7 +88,7 @@ def stage(bundle: Path, folder: Path) -> None:
         BundleError: the bundle does not load.
         PublishError: a file in it has no business there, it was not measured, or its card lacks a number.
     """
-    _say(f"Checking {bundle}")
+    _say(f"Checking {bundle} ...")
     classifier = Classifier.from_pretrained(f"local-dir:{bundle}")
     card = _card(classifier, bundle)
     files = sorted(bundle.iterdir())
@@ -100,7 +100,7 @@ def stage(bundle: Path, folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()):
         raise PublishError(f"{folder} is not empty; expected a new or empty folder. Give another --out.")
 
-    _say(f"Writing {folder}")
+    _say(f"Writing {folder} ...")
     folder.mkdir(parents=True, exist_ok=True)
     for path in files:
         if path.name not in WRITTEN:
@@ -165,10 +165,10 @@ def publish(api: HfApi, folder: Path, repo: str, *, tag: str | None = None, priv
         )
 
     if differing:
-        _say(f"Uploading to {repo}")
+        _say(f"Uploading to {repo} ...")
         with _hub("The upload", f"{repo} was not tagged. Run the same command again; it goes on from there."):
             commit = _upload(api, repo, commit, folder, there)
-    _say(f"Pulling {repo} at {commit} and comparing")
+    _say(f"Pulling {repo} at {commit} and comparing ...")
     _verify(api, repo, commit, folder)
     if tag and tag not in tags:
         with _hub(f"Tagging {commit}", "It is uploaded and verified. Run the same command again to tag it."):
@@ -281,7 +281,7 @@ def _hub(step: str, after: str) -> Iterator[None]:
 
 
 def _say(step: str) -> None:
-    print(f"{step} ...", flush=True)
+    print(step, flush=True)
 
 
 def main() -> None:
