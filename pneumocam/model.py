@@ -376,7 +376,7 @@ def _numbers(values: Any, count: int, low: float, high: float) -> bool:
 
 
 def _checked_description(own: dict[str, Any], path: Path) -> tuple[dict[str, OperatingPoint], str]:
-    if own.get("schema_version") != SCHEMA_VERSION:
+    if not _numbers([own.get("schema_version")], 1, SCHEMA_VERSION, SCHEMA_VERSION):  # not true, which equals 1
         raise BundleError(
             f"{path}: schema_version is {own.get('schema_version')!r}; this version of pneumocam reads "
             f"{SCHEMA_VERSION}. Update whichever of the two is older."

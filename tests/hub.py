@@ -1,0 +1,240 @@
+"""A Hugging Face Hub on loopback, in memory: as much of its API as publishing a model and pulling it again takes."""
+
+import base64
+import hashlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+
+LARGE = (".safetensors", ".onnx", ".png")
+TOKENS = {"hf_writer": "write", "hf_reader": "read"}  # both of the user `lung`
+
+Files = dict[str, bytes]
+
+
+@dataclass
+class Repository:
+    private: bool
+    commits: dict[str, Files] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    main: str = ""
+
+    def commit(self, files: Files) -> str:
+        digest = hashlib.sha1(self.main.encode())
+        for name, content in sorted(files.items()):
+            digest.update(name.encode() + content)
+        self.main = digest.hexdigest()
+        self.commits[self.main] = files
+        return self.main
+
+    def resolve(self, revision: str) -> str:
+        return {"main": self.main, **self.tags}.get(revision, revision)
+
+
+@dataclass
+class Hub:
+    url: str = ""
+    repositories: dict[str, Repository] = field(default_factory=dict)
+    large: Files = field(default_factory=dict)  # by SHA-256
+    broken: str = ""  # requests with this in their path are answered 500
+    spoilt: str = ""  # of this file, what is downloaded has another last byte
+    requests: list[str] = field(default_factory=list)
+
+
+class RefusalError(Exception):
+    def __init__(self, status: int, code: str = "", message: str = "") -> None:
+        self.response = JSONResponse(
+            {"error": message}, status, headers={"X-Error-Code": code, "X-Error-Message": message}
+        )
+
+
+def application(hub: Hub) -> FastAPI:
+    app = FastAPI()
+
+    @app.middleware("http")
+    async def record(request: Request, call_next: Any) -> Response:
+        hub.requests.append(f"{request.method} {request.url.path}")
+        if hub.broken and hub.broken in request.url.path:
+            return Response("out of order", 500)
+        response: Response = await call_next(request)
+        return response
+
+    @app.exception_handler(RefusalError)
+    async def refuse(_: Request, refusal: RefusalError) -> Response:
+        return refusal.response
+
+    def role(request: Request) -> str | None:
+        return TOKENS.get(request.headers.get("authorization", "").removeprefix("Bearer "))
+
+    def writable(request: Request) -> None:
+        if role(request) != "write":
+            raise RefusalError(403, message="This token cannot write.")
+
+    def repository(request: Request, owner: str, name: str) -> Repository:
+        found = hub.repositories.get(f"{owner}/{name}")
+        if found is None or (found.private and role(request) is None):
+            raise RefusalError(404, "RepoNotFound")
+        return found
+
+    def commit_of(found: Repository, revision: str) -> str:
+        commit = found.resolve(revision)
+        if commit not in found.commits:
+            raise RefusalError(404, "RevisionNotFound")
+        return commit
+
+    @app.get("/api/whoami-v2")
+    def whoami(request: Request) -> dict[str, Any]:
+        if role(request) is None:
+            raise RefusalError(401, message="Invalid username or password.")
+        token = {"displayName": "test", "role": role(request)}
+        return {"type": "user", "name": "lung", "orgs": [], "auth": {"type": "access_token", "accessToken": token}}
+
+    @app.post("/api/repos/create")
+    async def create(request: Request) -> Response:
+        writable(request)
+        wish = await request.json()
+        name = f"{wish['organization'] or 'lung'}/{wish['name']}"
+        answer = {"url": f"{hub.url}/{name}"}
+        if name in hub.repositories:
+            return JSONResponse(answer, 409)
+        hub.repositories[name] = Repository(wish.get("visibility") == "private")
+        hub.repositories[name].commit({".gitattributes": "".join(f"*{x} filter=lfs\n" for x in LARGE).encode()})
+        return JSONResponse(answer)
+
+    @app.post("/api/validate-yaml")
+    def validate() -> dict[str, Any]:
+        return {"errors": [], "warnings": []}
+
+    @app.get("/api/models/{owner}/{name}")
+    @app.get("/api/models/{owner}/{name}/revision/{revision}")
+    def info(request: Request, owner: str, name: str, revision: str = "main") -> dict[str, Any]:
+        found = repository(request, owner, name)
+        commit = commit_of(found, revision)
+        siblings = [{"rfilename": file} for file in found.commits[commit]]
+        return {"id": f"{owner}/{name}", "sha": commit, "private": found.private, "siblings": siblings, "tags": []}
+
+    @app.get("/api/models/{owner}/{name}/refs")
+    def refs(request: Request, owner: str, name: str) -> dict[str, Any]:
+        found = repository(request, owner, name)
+        tags = [{"name": x, "ref": f"refs/tags/{x}", "targetCommit": commit} for x, commit in found.tags.items()]
+        main = {"name": "main", "ref": "refs/heads/main", "targetCommit": found.main}
+        return {"branches": [main], "tags": tags, "converts": []}
+
+    @app.get("/api/models/{owner}/{name}/tree/{revision}")
+    def tree(request: Request, owner: str, name: str, revision: str) -> list[dict[str, Any]]:
+        found = repository(request, owner, name)
+        return [entry(file, body) for file, body in found.commits[commit_of(found, revision)].items()]
+
+    @app.post("/api/models/{owner}/{name}/preupload/{revision}")
+    async def preupload(request: Request, owner: str, name: str, revision: str) -> dict[str, Any]:
+        writable(request)
+        found = repository(request, owner, name)
+        there = found.commits[commit_of(found, revision)]
+        paths = [file["path"] for file in (await request.json())["files"]]
+        return {
+            "files": [
+                {
+                    "path": path,
+                    "uploadMode": "lfs" if path.endswith(LARGE) else "regular",
+                    "shouldIgnore": False,
+                    "oid": object_id(path, there[path]) if path in there else None,
+                }
+                for path in paths
+            ]
+        }
+
+    @app.post("/{owner}/{name}.git/info/lfs/objects/batch")
+    async def batch(request: Request) -> dict[str, Any]:
+        writable(request)
+        objects = (await request.json())["objects"]
+        upload = [
+            x if x["oid"] in hub.large else x | {"actions": {"upload": {"href": f"{hub.url}/large/{x['oid']}"}}}
+            for x in objects
+        ]
+        return {"transfer": "basic", "objects": upload}
+
+    @app.put("/large/{digest}")
+    async def put(request: Request, digest: str) -> None:
+        body = await request.body()
+        if hashlib.sha256(body).hexdigest() != digest:
+            raise RefusalError(400, message="Not what was announced.")
+        hub.large[digest] = body
+
+    @app.post("/api/models/{owner}/{name}/commit/main")
+    async def commit(request: Request, owner: str, name: str) -> dict[str, Any]:
+        writable(request)
+        found = repository(request, owner, name)
+        files = dict(found.commits[found.main])
+        for line in (await request.body()).splitlines():
+            operation = json.loads(line)
+            key, value = operation["key"], operation["value"]
+            if key == "header" and value.get("parentCommit", found.main) != found.main:
+                raise RefusalError(412, message="Somebody else has committed since.")
+            if key == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif key == "lfsFile":
+                files[value["path"]] = hub.large[value["oid"]]
+            elif key == "deletedFile":
+                del files[value["path"]]
+        made = found.commit(files)
+        return {"commitOid": made, "commitUrl": f"{hub.url}/{owner}/{name}/commit/{made}", "success": True}
+
+    @app.post("/api/models/{owner}/{name}/tag/{revision}")
+    async def tag(request: Request, owner: str, name: str, revision: str) -> None:
+        writable(request)
+        found = repository(request, owner, name)
+        wanted = (await request.json())["tag"]
+        if wanted in found.tags:
+            raise RefusalError(409, message="The tag exists.")
+        found.tags[wanted] = commit_of(found, revision)
+
+    @app.api_route("/{owner}/{name}/resolve/{revision}/{path:path}", methods=["GET", "HEAD"])
+    def download(request: Request, owner: str, name: str, revision: str, path: str) -> Response:
+        found = repository(request, owner, name)
+        commit = commit_of(found, revision)
+        body = found.commits[commit].get(path)
+        if body is None:
+            raise RefusalError(404, "EntryNotFound")
+        headers = {"ETag": f'"{object_id(path, body)}"', "X-Repo-Commit": commit}
+        if path == hub.spoilt:
+            body = body[:-1] + bytes([body[-1] ^ 1])
+        return Response(body, headers=headers, media_type="application/octet-stream")
+
+    return app
+
+
+def object_id(path: str, body: bytes) -> str:
+    """A large file's SHA-256, another's Git hash."""
+    if path.endswith(LARGE):
+        return hashlib.sha256(body).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
+
+
+def entry(path: str, body: bytes) -> dict[str, Any]:
+    facts = {"type": "file", "path": path, "size": len(body), "oid": object_id(path, body)}
+    large = {"oid": facts["oid"], "size": len(body), "pointerSize": 130}
+    return facts | {"lfs": large} if path.endswith(LARGE) else facts
+
+
+@contextmanager
+def serve() -> Iterator[Hub]:
+    """An empty Hub that answers until the block ends."""
+    listener = socket.create_server(("127.0.0.1", 0))  # requests wait in its queue until the server has started
+    hub = Hub(url=f"http://127.0.0.1:{listener.getsockname()[1]}")
+    server = uvicorn.Server(uvicorn.Config(application(hub), log_level="error", ws="none", lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
