@@ -15,7 +15,8 @@ from PIL import Image
 from pneumocam import Classifier, predict, predict_many
 from tests.conftest import SUBTYPES, write_kaggle_folder
 from train import evaluate
-from train.data import DataError, Manifest, labelled_folder
+from train.audit import COUNTERFACTUALS
+from train.data import DataError, Manifest, build_manifest, labelled_folder
 from train.evaluate import run
 from train.fit import Config as TrainingConfig
 from train.fit import fit
@@ -23,7 +24,7 @@ from train.metrics import binary_probability
 from train.metrics import evaluate as measure
 
 BINARY = ("NORMAL", "PNEUMONIA")
-FIGURES = {"metrics.json", "confusion.png", "roc.png", "reliability.png"}
+FIGURES = {"metrics.json", "confusion.png", "roc.png", "reliability.png", "risk_coverage.png"}
 
 MakeFolder = Callable[..., Path]
 
@@ -35,7 +36,8 @@ def bundle(trained: TrainingConfig, tmp_path: Path) -> Path:
 
 
 def config(model: Path | str, data: Path | str, **options: Any) -> evaluate.Config:
-    return evaluate.Config(str(model), (str(data),), **{"resamples": 50} | options)
+    """Without the audit, which takes sixteen times as long, unless asked for."""
+    return evaluate.Config(str(model), (str(data),), **{"resamples": 50, "audit": False} | options)
 
 
 def plain(report: dict[str, Any]) -> dict[str, Any]:
@@ -69,7 +71,8 @@ def test_validation_is_on_the_films_held_out_and_on_nothing_else(trained: Traini
     )
     assert metrics.items() >= expected.items()
     assert expected["n"] == len(films) == 11
-    assert metrics["uncertain"] == sum(p.status == "uncertain" for p in predictions)
+    uncertain = metrics["operating_points"]["balanced"]["uncertain"]["value"]
+    assert uncertain == pytest.approx(np.mean([p.status == "uncertain" for p in predictions]))
     assert metrics["rejected"] == 0
     assert metrics["model"] == {"id": "local-dir:bundle", "revision": classifier.revision}
     assert (metrics["label_names"], metrics["operating_point"]) == (list(SUBTYPES), "balanced")
@@ -77,13 +80,13 @@ def test_validation_is_on_the_films_held_out_and_on_nothing_else(trained: Traini
 
 def test_it_agrees_with_the_training_about_the_same_films(trained: TrainingConfig, bundle: Path) -> None:
     metrics = run(config(bundle, trained.data[0]))
-    best = json.loads((bundle / "pneumocam.json").read_text())["training"]["best"]
+    best = json.loads((bundle / "pneumocam.json").read_text())["training"]["runs"][0]["best"]
     assert metrics["binary"]["auroc"]["value"] == pytest.approx(best["val_auroc"], abs=0.02)
 
 
 def test_figures_stand_beside_the_metrics(trained: TrainingConfig, bundle: Path, tmp_path: Path) -> None:
     run(config(bundle, trained.data[0], out=tmp_path / "new/out"))
-    assert {p.name for p in (tmp_path / "new/out").iterdir()} == FIGURES
+    assert {p.name for p in (tmp_path / "new/out").iterdir()} - {"failures.png"} == FIGURES
     assert not (bundle / "metrics.json").exists()
     for name in ("confusion", "roc", "reliability"):
         path = tmp_path / f"new/out/{name}.png"
@@ -96,8 +99,8 @@ def test_figures_stand_beside_the_metrics(trained: TrainingConfig, bundle: Path,
 def test_a_bundle_measured_in_place_gets_its_card_and_loads_with_its_metrics(
     trained: TrainingConfig, bundle: Path
 ) -> None:
-    metrics = run(config(bundle, trained.data[0]))
-    assert {p.name for p in bundle.iterdir()} >= FIGURES | {"README.md"}
+    metrics = run(config(bundle, trained.data[0], audit=True))
+    assert {p.name for p in bundle.iterdir()} >= FIGURES | {"README.md", "audit.png"}
     assert Classifier.from_pretrained(f"local-dir:{bundle}").metrics == plain(metrics)
 
 
@@ -127,7 +130,7 @@ def test_a_run_that_was_given_a_manifest_is_judged_on_that_split(trained: Traini
 def test_the_split_is_that_of_the_recipe(trained: TrainingConfig, bundle: Path, tmp_path: Path) -> None:
     path = bundle / "pneumocam.json"
     description = json.loads(path.read_text())
-    description["training"]["recipe"] |= {"seed": 5, "val_fraction": 0.5}
+    description["training"]["recipe"] |= {"split_seed": 5, "val_fraction": 0.5}
     path.write_text(json.dumps(description))
     metrics = run(config(bundle, trained.data[0], out=tmp_path / "out"))
     assert metrics["n"] == 36
@@ -158,14 +161,89 @@ def test_films_of_one_patient_count_as_one_in_the_intervals(bundle: Path, make_k
     assert (metrics["n"], metrics["patients"]) == (13, 9)
 
 
-def test_a_copy_under_another_root_is_judged_once(trained: TrainingConfig, bundle: Path, tmp_path: Path) -> None:
+def test_of_several_copies_the_largest_is_judged_and_each_source_on_its_own(
+    trained: TrainingConfig, bundle: Path, tmp_path: Path
+) -> None:
+    data, larger = Path(trained.data[0]), write_kaggle_folder(tmp_path / "larger", 24, size=120)
+    roots = (str(data), str(larger))
+    both = run(replace(config(bundle, data, out=tmp_path / "out"), data=roots))
+    manifest = build_manifest([data, larger], val_fraction=0.15)
+    films = [film for film in manifest.split("val") if film.root == 1]
+    assert both["n"] == len(films)
+    classifier = Classifier.from_pretrained(f"local-dir:{bundle}")
+    answers = [predict(classifier, larger / film.path) for film in films]
+    pneumonia = np.array([p.p_pneumonia for p in answers])
+    ill = np.array([film.label != "NORMAL" for film in films])
+    assert both["binary"]["brier"]["value"] == pytest.approx(((pneumonia - ill) ** 2).mean(), abs=1e-4)
+    assert {name: part["n"] for name, part in both["by_source"].items()} == {"0: data": 11, "1: larger": 11}
+    assert {name: part["n"] for name, part in both["by_size"].items()} == {"up to 256 px": 11}
+
+
+def test_figures_are_given_by_the_size_of_the_originals_where_it_is_known(
+    trained: TrainingConfig, bundle: Path, tmp_path: Path
+) -> None:
     data = Path(trained.data[0])
-    other = write_kaggle_folder(tmp_path / "other", 24, size=100)
-    both = run(replace(config(bundle, data, out=tmp_path / "out"), data=(str(data), str(other))))
-    one = run(config(bundle, data, out=tmp_path / "out"))
-    assert {name: both[name] for name in ("n", "multiclass", "binary")} == {
-        name: one[name] for name in ("n", "multiclass", "binary")
+    films = Manifest.read(trained.out / "manifest.csv", [data]).split("val")
+    originals = tmp_path / "originals.csv"
+    rows = [f"{film.path},{(900, 2000)[i % 2]},700,90000,5" for i, film in enumerate(films[:6])]
+    originals.write_text("\n".join(["file,width,height,bytes,mean_luma_quantisation", *rows]) + "\n")
+    metrics = run(config(bundle, data, out=tmp_path / "out", originals=originals))
+    assert {name: part["n"] for name, part in metrics["by_size"].items()} == {
+        "up to 256 px": 5,
+        "257 up to 1024 px": 3,
+        "1537 px and more": 3,
     }
+    originals.write_text("name\nfilm.jpeg\n")
+    with pytest.raises(DataError, match=r"^--originals .* cannot be used .*; expected a CSV with the columns file"):
+        run(config(bundle, data, out=tmp_path / "out", originals=originals))
+
+
+def test_each_operating_point_says_what_it_means(trained: TrainingConfig, bundle: Path, tmp_path: Path) -> None:
+    data = Path(trained.data[0])
+    metrics = run(config(bundle, data, out=tmp_path / "out"))
+    classifier = Classifier.from_pretrained(f"local-dir:{bundle}")
+    films = Manifest.read(trained.out / "manifest.csv", [data]).split("val")
+    pneumonia = np.array([predict(classifier, data / film.path).p_pneumonia for film in films])
+    labels = np.array([film.label for film in films])
+    assert set(metrics["operating_points"]) == {"screening", "balanced", "rule_in"}
+    for name, figures in metrics["operating_points"].items():
+        called = pneumonia >= classifier.operating_points[name].threshold
+        assert figures["threshold"] == classifier.operating_points[name].threshold
+        assert figures["sensitivity"]["value"] == pytest.approx(called[labels != "NORMAL"].mean())
+        assert figures["specificity"]["value"] == pytest.approx(1 - called[labels == "NORMAL"].mean())
+        for label in SUBTYPES:
+            assert figures["by_class"][label]["value"] == pytest.approx(called[labels == label].mean())
+
+
+def test_the_audit_says_how_far_answers_hang_on_the_file(trained: TrainingConfig, bundle: Path, tmp_path: Path) -> None:
+    metrics = run(config(bundle, trained.data[0], out=tmp_path / "out", audit=True, split="val"))
+    audit = metrics["audit"]
+    assert list(audit["counterfactuals"]["by_name"]) == ["original", *COUNTERFACTUALS]
+    assert audit["counterfactuals"]["by_name"]["original"]["auroc"] == metrics["binary"]["auroc"]
+    png = audit["counterfactuals"]["by_name"]["PNG"]
+    assert (png["shift_95th_percentile"], png["flips"]["value"]) == (pytest.approx(0, abs=1e-6), 0)
+    worst = audit["counterfactuals"]["worst"]
+    assert worst["auroc"]["value"] == min(x["auroc"]["value"] for x in audit["counterfactuals"]["by_name"].values())
+    # Eleven films are too few patients to cross-validate a baseline.
+    assert audit["baselines"] == {"file facts": None, "spectrum": None, "8 px blocks": None}
+    assert (tmp_path / "out/audit.png").stat().st_size > 10_000
+    few = run(config(bundle, trained.data[0], out=tmp_path / "few", audit=True, audit_films=4))
+    assert few["audit"]["counterfactuals"]["n"] == 4
+    assert few["n"] == 11
+
+
+def test_the_surest_mistakes_are_shown(bundle: Path, make_kaggle_folder: MakeFolder) -> None:
+    data = make_kaggle_folder(3, folders=("test",))
+    shutil.move(data / "test/NORMAL", data / "test/swapped")
+    shutil.move(data / "test/PNEUMONIA", data / "test/NORMAL")
+    (data / "test/PNEUMONIA").mkdir()
+    for film in (data / "test/swapped").iterdir():
+        film.rename(data / "test/PNEUMONIA" / f"person{film.stem[3:7]}_virus_1.jpeg")
+    metrics = run(config(bundle, data, split="test", out=bundle / "out"))
+    assert metrics["binary"]["accuracy"]["value"] < 0.5
+    with Image.open(bundle / "out/failures.png") as picture:
+        assert picture.width > 1000
+        assert len(np.unique(np.asarray(picture))) > 100
 
 
 def test_an_unreadable_film_is_counted_and_left_out(bundle: Path, make_kaggle_folder: MakeFolder) -> None:
@@ -189,7 +267,7 @@ def test_one_class_alone_has_no_roc_curve(bundle: Path, make_kaggle_folder: Make
     metrics = run(config(bundle, data, split="test", out=bundle / "out"))
     assert metrics["binary"]["auroc"] == {"value": None, "low": None, "high": None}
     assert not math.isnan(metrics["binary"]["specificity"]["value"])
-    assert {p.name for p in (bundle / "out").iterdir()} == FIGURES - {"roc.png"}
+    assert {p.name for p in (bundle / "out").iterdir()} - {"failures.png"} == FIGURES - {"roc.png"}
 
 
 # --- two labels and three
@@ -229,7 +307,7 @@ def test_a_model_of_two_classes_is_measured_in_place(
     data = make_kaggle_folder(8, subtypes=False)
     changes: dict[str, Any] = {"out": tmp_path / "run", "epochs": 1, "train_size": 32}
     bundle = fit(replace(trained, data=(str(data),), **changes))
-    metrics = run(config(bundle, data))
+    metrics = run(config(bundle, data, audit=True))
     assert metrics["split"] == "validation, patients held out from training"
     assert set(metrics["class_counts"]) == set(BINARY)
     assert "{{" not in (bundle / "README.md").read_text()

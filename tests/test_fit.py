@@ -127,11 +127,13 @@ def test_provenance_tells_what_it_was_trained_on(trained: Config) -> None:
     }
     assert training["patient_groups"] == {"train": len(manifest.split("train")), "val": len(manifest.split("val"))}
     assert sum(training["patient_groups"].values()) == 72
-    assert training["epochs_run"] == 5
+    (run,) = training["runs"]
+    assert (run["seed"], run["epochs"]) == (0, 5)
+    assert 0.1 < run["peak_memory_gib"] < 30
     rows = log(trained.out)
     best = min(rows, key=lambda row: float(row["val_loss"]))
-    assert {name: str(value) for name, value in training["best"].items() if name != "seconds"} == best
-    assert training["recipe"].items() >= {"arch": "test_resnet", "init": "scratch", "seed": 0, "lr": 3e-3}.items()
+    assert {name: str(value) for name, value in run["best"].items() if name != "seconds"} == best
+    assert training["recipe"].items() >= {"arch": "test_resnet", "init": "scratch", "split_seed": 0, "lr": 3e-3}.items()
     assert str(trained.out.parent) not in (trained.out / "bundle/pneumocam.json").read_text()
     assert training["versions"]["timm"] == timm.__version__
 
@@ -254,7 +256,7 @@ def test_it_stops_when_validation_no_longer_gains(trained: Config, tmp_path: Pat
     rows = log(config.out)
     assert len(rows) == 3
     assert len({row["val_loss"] for row in rows}) == 1
-    assert bundle_json(config)["training"]["best"]["epoch"] == 1
+    assert bundle_json(config)["training"]["runs"][0]["best"]["epoch"] == 1
     assert fit(Config(out=config.out, resume=True, workers=0)) == bundle
     assert log(config.out) == rows
 

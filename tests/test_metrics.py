@@ -19,7 +19,9 @@ from train.metrics import (
     evaluate,
     expected_calibration_error,
     fit_temperature,
+    rate,
     reliability,
+    risk_coverage,
 )
 
 THREE = ("NORMAL", "BACTERIAL", "VIRAL")
@@ -46,6 +48,7 @@ def by_scikit_learn(
     kept: dict[str, Any] = {"sample_weight": weight}
     answer, score = decide(probabilities, names, threshold), binary_probability(probabilities, names)
     ill, positive = labels != names.index("NORMAL"), score >= threshold
+    alarms, found, _ = sk.roc_curve(ill, score, drop_intermediate=False, **kept)
     reference = {
         "multiclass.accuracy": sk.accuracy_score(labels, answer, **kept),
         "multiclass.balanced_accuracy": sk.balanced_accuracy_score(labels, answer, **kept),
@@ -57,6 +60,7 @@ def by_scikit_learn(
         "binary.f1": sk.f1_score(ill, positive, **kept),
         "binary.macro_f1": sk.f1_score(ill, positive, average="macro", **kept),
         "binary.auroc": sk.roc_auc_score(ill, score, **kept),
+        "binary.specificity_at_sensitivity_97": 1 - alarms[(found >= 0.97 - 1e-9).argmax()],
         "binary.brier": sk.brier_score_loss(ill, score, **kept),
     }
     for name, value in zip(
@@ -419,3 +423,33 @@ def test_calibration_says_what_came_and_what_was_expected(
 def test_fit_temperature_says_what_came_and_what_was_expected(logits: Any, labels: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fit_temperature(logits, labels)
+
+
+# --- rates, operating points, coverage
+
+
+def test_rate_is_the_share_with_an_interval_by_patient() -> None:
+    events = np.array([1, 1, 1, 0, 0, 0, 0, 0, 0, 0], dtype=bool)
+    single = rate(events, np.arange(10), resamples=2000)
+    assert single["value"] == pytest.approx(0.3)
+    assert single["low"] == pytest.approx(0.0, abs=0.11)
+    assert single["high"] == pytest.approx(0.6, abs=0.11)
+    # All three events in one patient: he is drawn or not, so the share jumps further.
+    clustered = rate(events, [0, 0, 0, 1, 2, 3, 4, 5, 6, 7], resamples=2000)
+    assert clustered["value"] == pytest.approx(0.3)
+    assert (clustered["high"] or 0) > (single["high"] or 1)
+
+
+def test_risk_coverage_answers_the_surest_first() -> None:
+    right = np.array([True] * 8 + [False, True, False, False])
+    confidence = np.linspace(1, 0, 12)
+    shuffled = np.random.default_rng(0).permutation(12)
+    report = risk_coverage(right[shuffled], confidence[shuffled], np.arange(12), resamples=20)
+    at = report["accuracy_at"]
+    assert [at[coverage]["n"] for coverage in ("0.8", "0.9", "0.95", "1.0")] == [10, 11, 11, 12]
+    assert at["0.8"]["value"] == pytest.approx(9 / 10)
+    assert at["1.0"]["value"] == pytest.approx(9 / 12)
+    assert report["curve"][0] == [pytest.approx(1 / 12), 0]
+    assert report["curve"][-1] == [1, pytest.approx(3 / 12)]
+    errors = 1 - np.cumsum(right) / np.arange(1, 13)
+    assert report["aurc"] == pytest.approx(errors.mean())

@@ -9,15 +9,19 @@ inference time", ICML 2022: runs that start from the same pretrained weights end
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import tyro
 from torch import Tensor
+from torch.optim.swa_utils import update_bn
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
 
 from train.calibrate import calibrate
 from train.data import DataError, Manifest, fetch
-from train.fit import create_model, read_config, save_bundle, write_log
+from train.fit import create_model, read_config, save_bundle, training_films, write_log
+
+FILMS_FOR_STATISTICS = 2048
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class Config:
     """Finished runs of train.fit."""
     out: Path
     """The folder for the bundle."""
+    workers: int = 2
+    """Data loading processes."""
 
 
 def average(config: Config) -> Path:
@@ -42,21 +48,21 @@ def average(config: Config) -> Path:
     states = [torch.load(run / "last.pt", map_location="cpu", weights_only=True) for run in config.runs]
     provenance = [json.loads((run / "bundle" / "pneumocam.json").read_text())["training"] for run in config.runs]
     for run, one in zip(config.runs, provenance, strict=True):
-        if _but_for_seed(one) != _but_for_seed(provenance[0]):
+        if any(one[name] != provenance[0][name] for name in ("recipe", "manifest_sha256")):
             raise DataError(f"{run} differs from {config.runs[0]} in more than its seed; see their config.json.")
     roots = [fetch(source) for source in configs[0].data]
     manifest = Manifest.read(config.runs[0] / "manifest.csv", roots)
     label_names = manifest.label_names
     model, preprocessing = create_model(replace(configs[0], init="scratch"), len(label_names))
     model.load_state_dict(mean_state([state["best"] for state in states]))
+    if len(states) > 1:
+        films = training_films(configs[0], manifest, roots, preprocessing)
+        drawn = torch.randperm(len(films), generator=torch.Generator().manual_seed(0))[:FILMS_FOR_STATISTICS].tolist()
+        loader = DataLoader(Subset(films, drawn), configs[0].batch_size, num_workers=config.workers)
+        # Batch statistics of averaged weights are not the average of their batch statistics.
+        update_bn(tqdm((images for images, _ in loader), "Batch statistics", len(loader), leave=False), model)
 
-    together = provenance[0] | {
-        "recipe": provenance[0]["recipe"] | {"seed": [run["recipe"]["seed"] for run in provenance]},
-        "best": [run["best"] for run in provenance],
-        "epochs_run": [run["epochs_run"] for run in provenance],
-        "seconds": [run["seconds"] for run in provenance],
-        "peak_memory_gib": max(run["peak_memory_gib"] for run in provenance),
-    }
+    together = provenance[0] | {"runs": [run for one in provenance for run in one["runs"]]}
     bundle = config.out / "bundle"
     save_bundle(model, bundle, label_names, preprocessing, together)
     write_log({one.seed: state["history"] for one, state in zip(configs, states, strict=True)}, bundle)
@@ -70,10 +76,6 @@ def mean_state(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         name: torch.stack([state[name] for state in states]).mean(0) if value.is_floating_point() else value
         for name, value in states[0].items()
     }
-
-
-def _but_for_seed(provenance: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    return provenance["recipe"] | {"seed": None}, provenance["manifest_sha256"]
 
 
 def main() -> None:

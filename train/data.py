@@ -355,7 +355,7 @@ class Augmentation:
     """Smallest share of the film that a crop keeps, of its area."""
     crop_aspect: float = 1.5
     """Widest crop, and the inverse of the narrowest; 1 keeps the film's own aspect ratio."""
-    zoom_out: float = 1.0
+    zoom_out: float = 0.7
     """How small the film may be drawn on black, as a factor of its side; 1 is never."""
     resample: float = 0.4
     """How often a film is first shrunk, at most to a third of the crop's side."""

@@ -300,8 +300,13 @@ def _audit(config: Config, classifier: Classifier, judged: Judged) -> dict[str, 
     }
 
 
-def render_card(classifier: Classifier, metrics: dict[str, Any]) -> str:
+def render_card(classifier: Classifier, metrics: dict[str, Any], *, repo: str | None = None) -> str:
     """model_card.md with every number filled in from the bundle and its metrics.
+
+    Args:
+        classifier: the bundle's.
+        metrics: what `run` measured, with its audit.
+        repo: owner/name on the Hub, for the lines that tell how to load it.
 
     Raises:
         jinja2.UndefinedError: a number that the card asks for is not there.
@@ -311,7 +316,10 @@ def render_card(classifier: Classifier, metrics: dict[str, Any]) -> str:
         architecture=classifier.training["recipe"]["arch"],
         labels=classifier.label_names,
         training=classifier.training,
+        temperature=classifier.temperature,
         metrics=metrics,
+        repo=repo,
+        source=f"hf-hub:{repo}" if repo else "local-dir:model",
     )
     return card
 

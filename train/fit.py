@@ -90,7 +90,7 @@ class Config:
     drop_path_rate: float | None = None
     """Stochastic depth, for the architectures that have it."""
 
-    epochs: int = 10
+    epochs: int = 8
     batch_size: int = 32
     """Per process."""
     opt: Literal["adam", "adamw", "nadamw", "radam", "adamp", "adan"] = "adamw"
@@ -159,11 +159,8 @@ def fit(config: Config) -> Path:
     ema = ModelEmaV3(model, decay=config.ema_decay, use_warmup=True, warmup_power=0.75)
     optimizer = create_optimizer_v2(model, opt=config.opt, lr=config.lr, weight_decay=config.weight_decay)
 
-    augment = train_transform(config.train_size, pretrained_cfg["mean"], pretrained_cfg["std"], config.augment)
     views = 2 if config.consistency else 1
-    training = FilmDataset(
-        manifest.split("train"), roots, label_names, _on_pixels(augment, config.in_chans), seed=config.seed, views=views
-    )
+    training = training_films(config, manifest, roots, pretrained_cfg, views=views)
     validation = FilmDataset(manifest.split("val"), roots, label_names, eval_transform(pretrained_cfg))
     for name, films in (("train", training), ("val", validation)):
         if absent := set(range(len(label_names))) - set(films.labels):
@@ -305,6 +302,15 @@ def create_model(config: Config, num_classes: int) -> tuple[Any, dict[str, Any]]
         **channels,
     }
     return model, preprocessing
+
+
+def training_films(
+    config: Config, manifest: Manifest, roots: list[Path], preprocessing: dict[str, Any], *, views: int = 1
+) -> FilmDataset:
+    """The films trained on, augmented as the config says."""
+    augment = train_transform(config.train_size, preprocessing["mean"], preprocessing["std"], config.augment)
+    films, apply = manifest.split("train"), _on_pixels(augment, config.in_chans)
+    return FilmDataset(films, roots, manifest.label_names, apply, seed=config.seed, views=views)
 
 
 @torch.no_grad()
@@ -455,22 +461,23 @@ def _validation_figures(logits: np.ndarray, labels: np.ndarray, label_names: tup
 
 
 def _provenance(config: Config, manifest: Manifest, history: list[Row]) -> dict[str, Any]:
-    best = min(history, key=lambda row: row["val_loss"])
-    recipe = {
-        k: v
-        for k, v in asdict(config).items()
-        if k not in ("data", "out", "resume", "manifest", "workers", "calibrate")
-    }
+    # Where a run was, or that it was broken off, makes no difference to what came of it.
+    elsewhere = ("data", "out", "resume", "manifest", "workers", "calibrate", "seed")
+    recipe = {name: value for name, value in asdict(config).items() if name not in elsewhere}
     recipe["init"] = Path(config.init).name
+    run = {
+        "seed": config.seed,
+        "epochs": len(history),
+        "best": min(history, key=lambda row: row["val_loss"]),
+        "seconds": round(sum(row["seconds"] for row in history), 1),
+        "peak_memory_gib": round(_peak_memory() / 2**30, 2),
+    }
     return {
         "recipe": recipe,
         "manifest_sha256": manifest.sha256,
         "films": {split: dict(Counter(f.label for f in manifest.split(split))) for split in ("train", "val")},
         "patient_groups": {split: len({f.group for f in manifest.split(split)}) for split in ("train", "val")},
-        "epochs_run": len(history),
-        "best": best,
-        "seconds": round(sum(row["seconds"] for row in history), 1),
-        "peak_memory_gib": round(_peak_memory() / 2**30, 2),
+        "runs": [run],
         "versions": {
             "python": platform.python_version(),
             **{m.__name__: m.__version__ for m in (torch, timm, accelerate)},

@@ -1,0 +1,96 @@
+"""What each part of the recipe does: runs that differ in one thing, audited alike, in one table and one picture.
+
+    python benchmarks/recipes.py runs/tried/*/       # folders named RECIPE-SEED, each with config.json and audit/
+
+`audit/` is what `python -m train.evaluate RUN/bundle --data DIR ... --out RUN/audit` writes. It all becomes recipes.csv
+(a row a run), recipes.md (a row a recipe, over its seeds) and recipes.png (the counterfactuals of the first and last).
+"""
+
+import csv
+import json
+import sys
+from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from train.evaluate import draw_audit
+from train.fit import Config, read_config
+
+HERE = Path(__file__).parent
+NOT_THE_RECIPE = ("data", "out", "resume", "manifest", "workers", "calibrate", "seed", "init")
+FIGURES = {
+    "AUROC": ("binary", "auroc", "value"),
+    "AUROC, worst": ("audit", "counterfactuals", "worst", "auroc", "value"),
+    "specificity": ("binary", "specificity", "value"),
+    "specificity, worst": ("audit", "counterfactuals", "worst", "specificity", "value"),
+    "flips, worst": ("audit", "counterfactuals", "worst", "flips", "value"),
+    "flips, any re-encoding": ("audit", "counterfactuals", "any_re_encoding", "flips", "value"),
+    "accuracy, 3 classes": ("multiclass", "accuracy", "value"),
+    "AUROC, subtype": ("subtype", "auroc", "value"),
+}
+
+
+def changed(config: Config) -> str:
+    """The flags that are not at their defaults."""
+    given, default = _flat(asdict(config)), _flat(asdict(Config()))
+    names = [name for name in given if given[name] != default[name] and name.split(".")[0] not in NOT_THE_RECIPE]
+    return " ".join(f"--{name.replace('_', '-')} {given[name]:g}" for name in names) or "(the defaults)"
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _figure(metrics: dict[str, Any], path: tuple[str, ...]) -> float:
+    value: Any = metrics
+    for name in path:
+        value = value[name]
+    return float(value)
+
+
+def over_seeds(values: list[float]) -> str:
+    """Mean and 95% interval by Student's t; of fewer than three seeds only the values, which support no claim."""
+    if len(values) < 3:
+        return ", ".join(f"{value:.3f}" for value in values)
+    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+    return f"{np.mean(values):.3f} ± {half:.3f}"
+
+
+def main(folders: list[Path]) -> None:
+    rows, flags, metrics = [], {}, defaultdict(list)
+    for folder in folders:
+        recipe, _, seed = folder.name.rpartition("-")
+        measured = json.loads((folder / "audit" / "metrics.json").read_text())
+        metrics[recipe].append(measured)
+        flags[recipe] = changed(read_config(folder))
+        figures = {name: round(_figure(measured, path), 4) for name, path in FIGURES.items()}
+        worst = measured["audit"]["counterfactuals"]["worst"]["auroc"]["counterfactual"]
+        audited = measured["audit"]["counterfactuals"]["n"]
+        rows.append(
+            {"recipe": recipe, "seed": seed, "films": measured["n"], "audited": audited, **figures, "worst": worst}
+            | {"flags": flags[recipe]}
+        )
+    with (HERE / "recipes.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+    order = sorted(metrics, key=lambda recipe: (recipe != "plain", recipe == "defended", recipe))
+    lines = [f"| recipe | seeds | {' | '.join(FIGURES)} |", "|---" * (2 + len(FIGURES)) + "|"]
+    for recipe in order:
+        cells = [over_seeds([_figure(one, path) for one in metrics[recipe]]) for path in FIGURES.values()]
+        lines.append(f"| {recipe} | {len(metrics[recipe])} | {' | '.join(cells)} |")
+    lines += ["", *(f"- **{recipe}**: `{flags[recipe]}`" for recipe in order)]
+    (HERE / "recipes.md").write_text("\n".join(lines) + "\n")
+    draw_audit({recipe: metrics[recipe][0] for recipe in (order[0], order[-1])}).savefig(HERE / "recipes.png", dpi=90)
+
+
+if __name__ == "__main__":
+    main([Path(folder) for folder in sys.argv[1:]])
