@@ -59,11 +59,15 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--model", metavar="SOURCE", help="hf-hub:owner/name@revision or local-dir:PATH (default: the bundled one)"
         )
+    for command in (predict, score):
+        command.add_argument(
+            "--operating-point", metavar="NAME", help="where to draw the line, as `info` lists them (default: balanced)"
+        )
     return parser
 
 
 def _predict(options: argparse.Namespace) -> int:
-    classifier = Classifier.from_pretrained(options.model)
+    classifier = Classifier.from_pretrained(options.model, operating_point=options.operating_point)
     if options.target and options.target not in targets(classifier):
         raise ValueError(f"--target is {options.target!r}; this model explains {', '.join(targets(classifier))}.")
     if options.overlay:
@@ -114,7 +118,8 @@ def _score(options: argparse.Namespace) -> int:
     done = _rows_of(options.out) if options.resume else []
     skip = {row["path"] for row in done}
     rest = [path for path in paths if path not in skip]
-    classifier = Classifier.from_pretrained(options.model)  # before anything is written
+    # Before anything is written.
+    classifier = Classifier.from_pretrained(options.model, operating_point=options.operating_point)
     if options.batch_size < 1:
         raise ValueError(f"--batch-size is {options.batch_size}; expected at least 1.")
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +130,7 @@ def _score(options: argparse.Namespace) -> int:
         if not rest:
             rows: Iterator[Row] = iter(())
         elif options.engine == "ray":
-            rows = _rows_by_ray(rest, options.model, options.batch_size)
+            rows = _rows_by_ray(rest, options)
         else:
             rows = _rows_here(rest, classifier, options.batch_size)
         for row in tqdm(rows, "Scoring", len(rest), unit="film"):
@@ -193,8 +198,9 @@ def _fixed(probability: float | None) -> str:
 
 
 class _RayScorer:
-    def __init__(self, source: str | None, batch_size: int) -> None:
-        self.classifier, self.batch_size = Classifier.from_pretrained(source), batch_size
+    def __init__(self, source: str | None, operating_point: str | None, batch_size: int) -> None:
+        self.classifier = Classifier.from_pretrained(source, operating_point=operating_point)
+        self.batch_size = batch_size
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         paths = [str(path) for path in batch["path"]]
@@ -203,7 +209,7 @@ class _RayScorer:
         return {column: np.array([row[column] for row in rows]) for column in COLUMNS}
 
 
-def _rows_by_ray(paths: list[str], source: str | None, batch_size: int) -> Iterator[Row]:
+def _rows_by_ray(paths: list[str], options: argparse.Namespace) -> Iterator[Row]:
     """Score on a Ray cluster (RAY_ADDRESS, else this machine); every node must see the files under the same paths."""
     try:
         import ray
@@ -211,12 +217,14 @@ def _rows_by_ray(paths: list[str], source: str | None, batch_size: int) -> Itera
         raise ValueError("--engine ray needs the scale extra: pip install 'pneumocam[scale]'.") from None
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
-    films = ray.data.from_items([{"path": path} for path in paths], override_num_blocks=-(-len(paths) // batch_size))
+    films = ray.data.from_items(
+        [{"path": path} for path in paths], override_num_blocks=-(-len(paths) // options.batch_size)
+    )
     workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
     yield from films.map_batches(
         _RayScorer,
-        fn_constructor_args=(source, batch_size),
-        batch_size=batch_size,
+        fn_constructor_args=(options.model, options.operating_point, options.batch_size),
+        batch_size=options.batch_size,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
     ).iter_rows()
 
@@ -230,6 +238,7 @@ def _info(options: argparse.Namespace) -> int:
         "preprocessing": {key: list(x) if isinstance(x, tuple) else x for key, x in classifier.preprocessing.items()},
         "temperature": classifier.temperature,
         "operating_point": vars(classifier.operating_point),
+        "operating_points": {name: vars(point) for name, point in classifier.operating_points.items()},
         "metrics": classifier.metrics,
     }
     if options.json:
@@ -239,8 +248,9 @@ def _info(options: argparse.Namespace) -> int:
     print(f"labels         {', '.join(classifier.label_names)}")
     print("preprocessing  " + ", ".join(f"{key} {value}" for key, value in facts["preprocessing"].items()))
     print(f"temperature    {classifier.temperature:.3f}")
-    point = classifier.operating_point
-    print(f"decision       {point.name}: pneumonia from P = {point.threshold:.2f} on")
+    default = classifier.operating_point
+    for point in (default, *(x for x in classifier.operating_points.values() if x != default)):
+        print(f"{'decision' if point == default else '':14} {point.name}: pneumonia from P = {point.threshold:.2f} on")
     try:
         lines = _metric_lines(classifier.metrics)
     except (KeyError, TypeError):  # another program's file

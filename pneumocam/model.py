@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,16 +97,23 @@ class Classifier:
     metrics: Mapping[str, Any] | None
 
     @classmethod
-    def from_pretrained(cls, source: str | None = None) -> "Classifier":
+    def from_pretrained(cls, source: str | None = None, *, operating_point: str | None = None) -> "Classifier":
         """Load a model.
 
         Args:
             source: `hf-hub:owner/name` or `hf-hub:owner/name@revision` (downloaded once, then cached),
                 `local-dir:PATH`, or None for the model that comes with this package.
+            operating_point: the name of one of the model's; by default its own choice.
 
         Raises:
             BundleError: the source is not of these forms, cannot be reached, or is damaged, incomplete or foreign.
+            ValueError: the model has no operating point of that name.
         """
+        classifier = cls._from_source(source)
+        return classifier if operating_point is None else classifier.at(operating_point)
+
+    @classmethod
+    def _from_source(cls, source: str | None) -> "Classifier":
         if source is None:
             return _load(BUNDLED, "bundled", None)
         if hub := _hub_source(source):
@@ -124,6 +131,18 @@ class Classifier:
             f"Model source {source!r} is not understood: expected hf-hub:owner/name, hf-hub:owner/name@revision or "
             "local-dir:PATH."
         )
+
+    def at(self, operating_point: str) -> "Classifier":
+        """The same model, drawing the line at another of its operating points.
+
+        Raises:
+            ValueError: it has none of that name.
+        """
+        if operating_point not in self.operating_points:
+            raise ValueError(
+                f"operating_point is {operating_point!r}; this model has {', '.join(self.operating_points)}."
+            )
+        return replace(self, operating_point=self.operating_points[operating_point])
 
     def features(self, batch: Tensor) -> Tensor:
         """`(B, C, H, W)` float32 -> `(B, D, h, w)` float32: the only pass through the backbone."""

@@ -344,6 +344,7 @@ def test_info_as_json_is_the_classifier(make_bundle: MakeBundle, capsys: pytest.
         },
         "temperature": 2.5,
         "operating_point": {"name": "balanced", "threshold": 0.5, "uncertain_log_odds": 0.0},
+        "operating_points": {"balanced": {"name": "balanced", "threshold": 0.5, "uncertain_log_odds": 0.0}},
         "metrics": {"n": 3},
     }
 
@@ -455,3 +456,33 @@ def test_help_carries_the_disclaimer(capsys: pytest.CaptureFixture[str]) -> None
         main(["--help"])
     assert end.value.code == 0
     assert "not a diagnosis" in capsys.readouterr().out
+
+
+def test_another_operating_point_draws_another_line(
+    make_bundle: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_bundle("test_resnet")
+    description = json.loads((bundle / "pneumocam.json").read_text())
+    description["operating_points"] |= {
+        "screening": {"threshold": 1e-5, "uncertain_log_odds": 0.0},
+        "rule_in": {"threshold": 1 - 1e-5, "uncertain_log_odds": 0.0},
+    }
+    (bundle / "pneumocam.json").write_text(json.dumps(description))
+    film, source = str(EXAMPLES[0]), f"local-dir:{bundle}"
+    labels = {}
+    for name in ("screening", "rule_in"):
+        assert main(["predict", film, "--model", source, "--operating-point", name, "--json"]) == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert answer["operating_point"]["name"] == name
+        labels[name] = answer["label"]
+        table = tmp_path / f"{name}.csv"
+        assert main(["score", film, "--model", source, "--operating-point", name, "--out", str(table)]) == 0
+        assert labels[name] in table.read_text()
+    capsys.readouterr()
+    assert labels["rule_in"] == "NORMAL" != labels["screening"]
+    assert main(["info", "--model", source]) == 0
+    printed = capsys.readouterr().out
+    assert "decision       balanced: pneumonia from P = 0.50 on\n" in printed
+    assert "               rule_in: pneumonia from P = 1.00 on\n" in printed
+    assert main(["predict", film, "--model", source, "--operating-point", "x"]) == 2
+    assert "operating_point is 'x'; this model has balanced, screening, rule_in." in capsys.readouterr().err

@@ -27,7 +27,9 @@ def shown(figure: dict[str, float]) -> str:
         ("AUROC, binary", "binary", "auroc"),
         ("Sensitivity", "binary", "sensitivity"),
         ("Specificity", "binary", "specificity"),
+        ("Specificity where sensitivity is 97%", "binary", "specificity_at_sensitivity_97"),
         ("Calibration error (ECE)", "binary", "ece"),
+        ("AUROC, BACTERIAL against VIRAL", "subtype", "auroc"),
     ],
 )
 def test_readme_has_the_figures_of_metrics_json(row: str, part: str, name: str) -> None:
@@ -36,7 +38,27 @@ def test_readme_has_the_figures_of_metrics_json(row: str, part: str, name: str) 
 
 def test_readme_says_how_many_films_and_patients_were_measured() -> None:
     assert f"{METRICS['n']} films of {METRICS['patients']} patient groups" in README
-    assert METRICS["command"].replace("DIR...", "DIR") in README
+    # It was measured in the folder of its training, runs/.../bundle.
+    assert METRICS["command"].replace(" bundle ", " model ").replace("DIR...", "DIR") in README
+
+
+def test_readme_says_what_the_operating_points_mean() -> None:
+    for name, point in METRICS["operating_points"].items():
+        figures = f"{shown(point['sensitivity'])} | {shown(point['specificity'])}"
+        assert f"| `{name}` | {point['threshold']:.3f} | {figures} |" in README
+
+
+def test_readme_has_the_figures_of_the_audit() -> None:
+    audit = METRICS["audit"]["counterfactuals"]
+    section = README.split("### Lungs or files?")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| ([^|]+) \| ([\d.]+ \[.*?\]) \| ([\d.]+ \[.*?\]) \| ([\d.]*)%? \|$", section, re.MULTILINE)
+    assert len(rows) == 10
+    for name, auroc, specificity, flips in rows:
+        row = audit["by_name"][name]
+        assert (auroc, specificity) == (shown(row["auroc"]), shown(row["specificity"]))
+        assert flips == (f"{100 * row['flips']['value']:.1f}" if "flips" in row else "")
+    assert f"{100 * audit['any_re_encoding']['flips']['value']:.1f}% of the decisions flip under at least" in section
+    assert (ROOT / "benchmarks" / "recipes.md").read_text().split("\n\n")[0] in README
 
 
 def test_metrics_are_of_the_bundled_weights_and_of_held_out_patients(bundled: Classifier) -> None:

