@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +75,7 @@ def here(code: str, address: str, ours: str) -> str:
     return code.replace(address, ours)
 
 
-def output(command: list[str], folder: Path, environment: Mapping[str, str] | None = None) -> str:
+def output(command: list[str], folder: Path, environment: dict[str, str] | None = None) -> str:
     settings = os.environ | {"GRADIO_TEMP_DIR": str(folder), "HF_HOME": str(folder / "hf")} | (environment or {})
     done = subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
