@@ -3,9 +3,10 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 EMULATOR := .emulator/hf_endpoints_emulator
+JS_CLIENT := 2.7.0
 UV := $(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python
 
-.PHONY: help app test lint bench model lock clean
+.PHONY: help app test lint tour bench model lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -14,13 +15,16 @@ help:  ## this list
 app: $(VENV)/.app  ## run the page on the bundled model, http://127.0.0.1:7860
 	$(VENV)/bin/python app.py
 
-test: $(VENV)/.dev $(VENV)/.chromium $(EMULATOR)  ## run every test
+test: $(VENV)/.dev $(VENV)/.chromium $(EMULATOR) .node/$(JS_CLIENT)  ## run every test
 	$(VENV)/bin/python -m pytest
 
 lint: $(VENV)/.dev  ## ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+tour: $(VENV)/.dev  ## run examples/tour.ipynb anew and keep its results in it
+	$(VENV)/bin/jupyter execute --inplace examples/tour.ipynb
 
 bench: $(VENV)/.dev  ## what an answer and its overlay cost, against plain Captum
 	$(VENV)/bin/python benchmarks/saliency.py
@@ -48,7 +52,7 @@ lock: $(VENV)/bin/uv  ## pin requirements.txt (the Space) and requirements-dev.t
 		--extra dev -c requirements.txt -o requirements-dev.txt pyproject.toml
 
 clean:  ## remove .venv and caches
-	rm -rf $(VENV) .emulator .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) .emulator .node .mypy_cache .ruff_cache .pytest_cache build *.egg-info
 
 $(VENV)/bin/uv:
 	$(PYTHON) -m venv $(VENV)
@@ -72,3 +76,8 @@ $(VENV)/.chromium: $(VENV)/.dev
 # An Inference Endpoint for the tests of handler.py: on the packages in .venv, but for the older Starlette it needs.
 $(EMULATOR): | $(VENV)/.dev
 	$(UV) --no-deps --target .emulator hf-endpoints-emulator==0.1.1 starlette==0.46.2
+
+# Gradio's client for the JavaScript in README.md; where there is no npm, the test of it is skipped.
+.node/$(JS_CLIENT):
+	if command -v npm >/dev/null; then npm install --prefix .node --no-save --no-package-lock --ignore-scripts --no-audit \
+		--no-fund --loglevel=error @gradio/client@$(JS_CLIENT) && touch $@; fi

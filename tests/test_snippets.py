@@ -1,0 +1,185 @@
+"""Every snippet of the README runs as it stands, but for its addresses, and gets the answer that `predict` gives."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pneumocam import Classifier, predict
+from pneumocam.cli import main
+from tests.conftest import EXAMPLES
+from tests.hub import Hub, serve
+from tests.test_app import App, running_app
+from tests.test_handler import dicom
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+FILM = ROOT / "examples" / "person1946_bacteria_4874.jpeg"
+REPO = "lung/film"
+NODE_MODULES = ROOT / ".node" / "node_modules"
+
+
+def snippets(heading: str, *languages: str) -> list[str]:
+    """The code of all of a section's blocks, which are of these languages; output that is shown there names none."""
+    section = re.split(r"^##+ ", README.split(f"\n## {heading}\n")[1], flags=re.MULTILINE)[0]
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    assert tuple(language for language, _ in blocks) == languages, f"a snippet of {heading!r} has no test or is gone"
+    return [code for _, code in blocks]
+
+
+[COMMANDS] = snippets("From a terminal", "bash")
+[LIBRARY] = snippets("From Python", "python")
+PYTHON, JAVASCRIPT, CURL = snippets("From programs: the API", "python", "js", "bash")
+TIMM, PNEUMOCAM = snippets("The weights", "python", "python")
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Path:
+    """An empty folder but for examples/, which the snippets name."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    with running_app(tmp_path_factory.mktemp("app")) as app:
+        yield app
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
+    """A Hub on loopback to which the bundled model was published, by the command that publishes."""
+    with serve() as hub:
+        command = [sys.executable, "-m", "train.publish", "model", "--repo", REPO, "--revision", "v1.0"]
+        subprocess.run(command, cwd=ROOT, env=os.environ | client_of(hub) | {"HF_TOKEN": "hf_writer"}, check=True)
+        yield hub
+
+
+def client_of(hub: Hub) -> dict[str, str]:
+    """Settings of a process that knows no other Hub."""
+    return {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
+
+def here(code: str, address: str, ours: str) -> str:
+    """The snippet with the one thing that is other for every reader: where the server is or what the model is named."""
+    assert code.count(address) == 1
+    return code.replace(address, ours)
+
+
+def output(command: list[str], folder: Path, environment: dict[str, str] | None = None) -> str:
+    settings = os.environ | {"GRADIO_TEMP_DIR": str(folder), "HF_HOME": str(folder / "hf")} | (environment or {})
+    done = subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def probabilities(printed: str) -> dict[str, float]:
+    """Of each class, in whatever way Python, Node.js or curl prints them."""
+    return {name: float(p) for name, p in re.findall(r"(NORMAL|BACTERIAL|VIRAL)\W+([\d.]+(?:e-\d+)?)", printed)}
+
+
+def check_answer(printed: str, classifier: Classifier) -> None:
+    prediction = predict(classifier, FILM)
+    assert re.findall(r"label\W+(\w+)\W+probabilities", printed) == [prediction.label]
+    assert re.findall(r"status\W+(\w+)", printed) == [prediction.status]
+    assert probabilities(printed) == pytest.approx(prediction.probabilities, abs=1e-6)
+
+
+def check_overlay(path: Path, classifier: Classifier) -> None:
+    expected = np.asarray(predict(classifier, FILM).overlay("PNEUMONIA"), int)
+    with Image.open(path) as overlay:
+        assert np.abs(np.asarray(overlay, int) - expected).max() <= 1  # another process may round otherwise
+
+
+# A running page
+
+
+def test_python_client(app: App, desk: Path, bundled: Classifier) -> None:
+    printed = output([sys.executable, "-c", here(PYTHON, "http://127.0.0.1:7860", app.url)], desk)
+    check_answer(printed, bundled)
+    check_overlay(Path(printed.splitlines()[-1]), bundled)
+
+
+def test_javascript_client(app: App, desk: Path, bundled: Classifier) -> None:
+    node = shutil.which("node")
+    if not node or not (NODE_MODULES / "@gradio" / "client").is_dir():
+        pytest.skip("Node.js or Gradio's client in .node is missing; with npm on the PATH, `make test` puts it there")
+    (desk / "node_modules").symlink_to(NODE_MODULES)
+    code = here(JAVASCRIPT, "http://127.0.0.1:7860", app.url)
+    printed = output([node, "--input-type=module", "--eval", code], desk)
+    check_answer(printed, bundled)
+    assert re.search(rf"^.*{re.escape(app.url)}/gradio_api/file=\S+\.png$", printed, re.MULTILINE)
+
+
+def test_curl(app: App, desk: Path, bundled: Classifier) -> None:
+    printed = output(["bash", "-c", here(CURL, "http://127.0.0.1:7860", app.url)], desk)
+    check_answer(printed, bundled)
+
+
+# The weights on the Hub
+
+
+def test_timm_alone(hub: Hub, desk: Path, bundled: Classifier) -> None:
+    printed = output([sys.executable, "-c", here(TIMM, "owner/name", REPO)], desk, client_of(hub))
+    calibrated = predict(bundled, FILM).probabilities
+    sharpened = {name: p**bundled.temperature for name, p in calibrated.items()}
+    own = {name: p / sum(sharpened.values()) for name, p in sharpened.items()}
+    assert probabilities(printed) == pytest.approx(own, abs=1e-5)
+
+
+def test_pneumocam_from_the_hub(hub: Hub, desk: Path, bundled: Classifier) -> None:
+    printed = output([sys.executable, "-c", here(PNEUMOCAM, "owner/name", REPO)], desk, client_of(hub))
+    check_answer(printed, bundled)
+    assert f"'model': {{'id': '{REPO}', 'revision': '{hub.repositories[REPO].tags['v1.0']}'}}" in printed
+
+
+# This package
+
+
+def test_library(desk: Path, bundled: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(desk)
+    names: dict[str, object] = {}
+    exec(LIBRARY, names)
+    check_answer(str(names["prediction"].to_dict()), bundled)  # type: ignore[attr-defined]
+    check_overlay(desk / "overlay.png", bundled)
+
+
+def test_commands(
+    desk: Path, bundled: Classifier, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(desk)
+    (desk / "film.dcm").write_bytes(dicom())
+    for copy in ("films/a/one.jpeg", "more/b/two.png"):
+        (desk / copy).parent.mkdir(parents=True)
+        with Image.open(FILM) as film:
+            film.save(desk / copy)
+
+    lines = [line for line in COMMANDS.splitlines() if line.startswith("pneumocam") and "--engine ray" not in line]
+    predictions, as_json, *_, info = (run(line, capsys) for line in lines)
+    assert [line.split(":")[0] for line in predictions.splitlines()] == [f"examples/{film.name}" for film in EXAMPLES]
+    assert len(list((desk / "overlays").iterdir())) == len(EXAMPLES)
+    answer = json.loads(as_json)
+    assert answer["probabilities"] == pytest.approx(predict(bundled, desk / "film.dcm").probabilities, abs=1e-6)
+    assert bundled.revision in info
+    with (desk / "scores.csv").open(newline="") as file:
+        rows = {row["path"]: float(row["p_viral"]) for row in csv.DictReader(file)}
+    assert rows == {
+        film: pytest.approx(predict(bundled, desk / film).probabilities["VIRAL"], abs=1e-5)
+        for film in ("films/a/one.jpeg", "more/b/two.png")
+    }
+
+
+def run(line: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a line prints that Bash reads, with its quotes, globs and comment, and this process carries out."""
+    shell = f'pneumocam() {{ printf "%s\\n" "$@"; }}\n{line}'
+    assert main(output(["bash", "-c", shell], Path.cwd()).splitlines()) == 0
+    return capsys.readouterr().out
