@@ -34,7 +34,7 @@ bench: $(VENV)/.dev  ## what an answer and its overlay cost, against plain Captu
 DATA =
 INIT = imagenet
 RUN = runs/model
-SEEDS = 0 1 2
+SEEDS = 0 1
 JOBS = 1
 model: $(VENV)/.dev  ## train the bundled model anew: make model DATA='DIR DIR' [INIT=FILE] [JOBS=2, on a CPU as many as cores]
 	@test -n "$(DATA)" || { echo "make model: give DATA='DIR ...', folders in the layout of Kaggle's chest_xray"; exit 2; }
