@@ -157,7 +157,8 @@ def _ask(api: HfApi, space: str, classifier: Classifier) -> None:
         info = api.space_info(space)
         token = api.token if info.private else False  # the app itself has no use for it
         client = Client(str(info.host), token=token, download_files=False, analytics_enabled=False, verbose=False)
-        _, _, answer = client.predict(image=handle_file(FILMS[0]), api_name="/predict")
+        job = client.submit(image=handle_file(FILMS[0]), api_name="/predict")
+        _, _, answer = job.result(timeout=300)
         client.close()
     if answer["model"] != expected["model"]:
         raise PublishError(
