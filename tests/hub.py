@@ -50,8 +50,8 @@ class Process:
             "HF_HOME": str(folder / "home"),
             "PYTHONUNBUFFERED": "1",
         }
-        private = ("PYTHONPATH", "HF_TOKEN")  # what a Space does not know
-        environment = {key: value for key, value in os.environ.items() if key not in private}
+        unknown = ("PYTHONPATH", "HF_TOKEN")  # to a Space
+        environment = {key: value for key, value in os.environ.items() if key not in unknown}
         self._process = subprocess.Popen(
             [sys.executable, "app.py"],
             cwd=folder,
@@ -310,8 +310,10 @@ def application(hub: Hub) -> FastAPI:
     def runtime(request: Request, owner: str, name: str) -> dict[str, Any]:
         found = repository(request, owner, name, "spaces")
         stage = found.stage()
-        facts = {"stage": stage, "sha": found.running} if stage == "RUNNING" else {"stage": stage}
-        return facts | ({"errorMessage": "Exit code: 1."} if stage.endswith("ERROR") else {})
+        if stage.endswith("ERROR"):
+            log = "".join(found.process.log[-20:]) if found.process else ""
+            return {"stage": stage, "errorMessage": f"Exit code: 1. {log}".strip()}
+        return {"stage": stage, "sha": found.running} if stage == "RUNNING" else {"stage": stage}
 
     @app.post("/api/spaces/{owner}/{name}/restart")
     def restart(request: Request, owner: str, name: str) -> dict[str, Any]:

@@ -138,11 +138,10 @@ def _wait(api: HfApi, space: str, commit: str, timeout: float, pause: float) -> 
         if stage != shown:
             say(f"{seconds:4.0f} s  {stage}")
             shown = stage
-        # What was there before may still run, or be in ruins, while the Hub takes notice of the new commit.
-        current = runtime.raw.get("sha") in (None, commit)
-        if current and stage == SpaceStage.RUNNING:
+        # What was there before runs on while the new commit is built.
+        if stage == SpaceStage.RUNNING and runtime.raw.get("sha") in (None, commit):
             return
-        if current and stage not in GOES_ON:
+        if stage not in GOES_ON:
             reason = runtime.raw.get("errorMessage") or "It does not run and will not by itself."
             raise PublishError(f"{space} came to {stage}; expected RUNNING. {reason} {logs}")
         if seconds > timeout:
