@@ -10,10 +10,19 @@ import os
 from pathlib import Path
 from typing import Any
 
+try:
+    import spaces  # on Spaces only; before PyTorch, which it changes on ZeroGPU
+except ImportError:
+    spaces = None
 import gradio as gr
 from PIL import Image
 
 from pneumocam import Classifier, load_or_fall_back, predict, targets
+
+if spaces:
+    # ZeroGPU stops a Space that has no such function. Nobody calls this one: the network answers on the CPU sooner than
+    # a GPU could be had, and so no visitor's quota is spent.
+    spaces.GPU(lambda: None)
 
 HERE = Path(__file__).parent
 ANSWERED = "the answered class"
@@ -169,6 +178,7 @@ def main() -> None:
         footer_links=["api"],
         run_history=False,
         enable_monitoring=False,
+        ssr_mode=False,  # Spaces would turn it on: another page than the one that is tested
     )
 
 

@@ -1,8 +1,9 @@
-"""What several test files share: tiny bundles, a Hub on loopback, made-up Kaggle folders, real radiographs."""
+"""What several test files share: tiny bundles, Hubs on loopback, made-up Kaggle folders, real radiographs."""
 
 import hashlib
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,7 +21,10 @@ from PIL import Image
 
 import pneumocam.model
 from pneumocam import Classifier
+from tests import hub as tests_hub
+from train import evaluate
 from train.fit import Config, fit, save_bundle
+from train.publish import stage
 
 # No test may reach beyond loopback: a library that tries is told so at once instead of hanging.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -170,6 +174,17 @@ class Hub:
         return 200, {"ETag": f'"{digest.hexdigest()}"', "X-Repo-Commit": commit}, body
 
 
+def use_hub(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the Hub's client know this one alone, and nothing of it yet."""
+    constants = huggingface_hub.constants
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+    huggingface_hub.close_session()
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """An empty Hub on loopback and a client that knows no other, with an empty cache."""
@@ -208,16 +223,21 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
     hub.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=hub.server.serve_forever, kwargs={"poll_interval": 0.01}).start()
-    constants = huggingface_hub.constants
-    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+    use_hub(hub.url, tmp_path, monkeypatch)
     monkeypatch.setattr(pneumocam.model, "HUB_TIMEOUT", 5.0)
-    huggingface_hub.close_session()
     yield hub
     hub.stop()
+
+
+@pytest.fixture
+def writable_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tests_hub.Hub]:
+    """An empty Hub to publish on, and a client that knows no other, with an empty cache and a token that can write."""
+    with tests_hub.serve() as hub:
+        use_hub(hub.url, tmp_path, monkeypatch)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", "hf_writer")
+        yield hub
+        huggingface_hub.close_session()
 
 
 def write_kaggle_folder(
@@ -273,6 +293,30 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Config:
     )
     fit(config)
     return config
+
+
+@pytest.fixture(scope="session")
+def measured(trained: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny trained bundle with its metrics.json, figures and card."""
+    bundle = tmp_path_factory.mktemp("measured") / "bundle"
+    shutil.copytree(trained.out / "bundle", bundle)
+    evaluate.run(evaluate.Config(str(bundle), trained.data, resamples=20))
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def staged(measured: Path) -> Path:
+    """The folder that is uploaded of it."""
+    stage(measured, measured.parent / "staged")
+    return measured.parent / "staged"
+
+
+@pytest.fixture(scope="session")
+def staged_bundled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that is uploaded of the bundled model."""
+    folder = tmp_path_factory.mktemp("staged") / "film"
+    stage(Path(__file__).parents[1] / "model", folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,23 @@
-"""A Hugging Face Hub on loopback, in memory: as much of its API as publishing a model and pulling it again takes."""
+"""A Hugging Face Hub on loopback, in memory: as much of its API as publishing models and Spaces takes.
+
+A Space is run as it is on the Hub: what was committed is written out, and `python app.py` started there with the
+Space's variables.
+"""
 
 import base64
 import hashlib
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, Literal
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
@@ -18,6 +27,54 @@ LARGE = (".safetensors", ".onnx", ".png")
 TOKENS = {"hf_writer": "write", "hf_reader": "read"}  # both of the user `lung`
 
 Files = dict[str, bytes]
+Kind = Literal["models", "spaces"]
+
+
+class Process:
+    """A Space's app; `stage` is as the Hub tells it."""
+
+    def __init__(self, files: Files, folder: Path, variables: dict[str, str]) -> None:
+        for name, body in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(body)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self.stage = "APP_STARTING"
+        self.log: list[str] = []
+        settings = {
+            "GRADIO_SERVER_NAME": "127.0.0.1",
+            "GRADIO_SERVER_PORT": str(port),
+            "GRADIO_TEMP_DIR": str(folder / "uploads"),
+            "HF_HOME": str(folder / "home"),
+            "PYTHONUNBUFFERED": "1",
+        }
+        unknown = ("PYTHONPATH", "HF_TOKEN")  # to a Space
+        environment = {key: value for key, value in os.environ.items() if key not in unknown}
+        self._process = subprocess.Popen(
+            [sys.executable, "app.py"],
+            cwd=folder,
+            env=environment | settings | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            self.log.append(line)
+            if "Running on local URL" in line:
+                self.stage = "RUNNING"
+        self.stage = "RUNTIME_ERROR"
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._thread.join()
+        self._process.communicate(timeout=30)
 
 
 @dataclass
@@ -26,6 +83,17 @@ class Repository:
     commits: dict[str, Files] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     main: str = ""
+    hardware: str | None = None  # this and what follows: of a Space
+    variables: dict[str, str] = field(default_factory=dict)
+    stages: list[str] = field(default_factory=lambda: ["NO_APP_FILE"])  # told one a poll, the last from then on
+    running: str = ""  # the commit that `stages` are about until the last of them
+    process: Process | None = None
+
+    def stage(self) -> str:
+        if len(self.stages) > 1:
+            return self.stages.pop(0)
+        self.running = self.main
+        return self.process.stage if self.process else self.stages[0]
 
     def commit(self, files: Files) -> str:
         digest = hashlib.sha1(self.main.encode())
@@ -42,11 +110,30 @@ class Repository:
 @dataclass
 class Hub:
     url: str = ""
-    repositories: dict[str, Repository] = field(default_factory=dict)
+    repositories: dict[str, Repository] = field(default_factory=dict)  # a Space's name begins with spaces/
+    course: list[str] = field(default_factory=lambda: ["BUILDING", "RUNNING"])  # the stages of a Space that is built
+    home: Path | None = None  # a folder: Spaces are run there, and the last stage is that of their process
+    paid: bool = True  # the account; on one that is not, Spaces are on ZeroGPU or not at all
     large: Files = field(default_factory=dict)  # by SHA-256
     broken: str = ""  # requests with this in their path are answered 500
     spoilt: str = ""  # of this file, what is downloaded has another last byte
     requests: list[str] = field(default_factory=list)
+
+    def build(self, space: Repository) -> None:
+        """Bring a Space to run what it holds, as the Hub does after a commit, a new variable and a restart."""
+        files = space.commits[space.main]
+        if "app.py" not in files:
+            return
+        space.stages = list(self.course)
+        if self.home:
+            self.stop(space)
+            variables = {"HF_ENDPOINT": self.url, **space.variables}
+            space.process = Process(files, Path(mkdtemp(dir=self.home)), variables)
+
+    def stop(self, space: Repository) -> None:
+        if space.process:
+            space.process.stop()
+            space.process = None
 
 
 class RefusalError(Exception):
@@ -78,8 +165,8 @@ def application(hub: Hub) -> FastAPI:
         if role(request) != "write":
             raise RefusalError(403, message="This token cannot write.")
 
-    def repository(request: Request, owner: str, name: str) -> Repository:
-        found = hub.repositories.get(f"{owner}/{name}")
+    def repository(request: Request, owner: str, name: str, kind: Kind = "models") -> Repository:
+        found = hub.repositories.get(f"spaces/{owner}/{name}" if kind == "spaces" else f"{owner}/{name}")
         if found is None or (found.private and role(request) is None):
             raise RefusalError(404, "RepoNotFound")
         return found
@@ -101,42 +188,48 @@ def application(hub: Hub) -> FastAPI:
     async def create(request: Request) -> Response:
         writable(request)
         wish = await request.json()
-        name = f"{wish['organization'] or 'lung'}/{wish['name']}"
+        space = wish.get("type") == "space"
+        name = f"{'spaces/' if space else ''}{wish['organization'] or 'lung'}/{wish['name']}"
         answer = {"url": f"{hub.url}/{name}"}
+        if space and not hub.paid and wish.get("hardware") != "zero-a10g":
+            raise RefusalError(402, message="Gradio Spaces on cpu-basic require a paid plan.")
         if name in hub.repositories:
             return JSONResponse(answer, 409)
-        hub.repositories[name] = Repository(wish.get("visibility") == "private")
-        hub.repositories[name].commit({".gitattributes": "".join(f"*{x} filter=lfs\n" for x in LARGE).encode()})
+        made = Repository(wish.get("visibility") == "private", hardware=wish.get("hardware"))
+        made.commit({".gitattributes": "".join(f"*{x} filter=lfs\n" for x in LARGE).encode()})
+        hub.repositories[name] = made
         return JSONResponse(answer)
 
     @app.post("/api/validate-yaml")
     def validate() -> dict[str, Any]:
         return {"errors": [], "warnings": []}
 
-    @app.get("/api/models/{owner}/{name}")
-    @app.get("/api/models/{owner}/{name}/revision/{revision}")
-    def info(request: Request, owner: str, name: str, revision: str = "main") -> dict[str, Any]:
-        found = repository(request, owner, name)
+    @app.get("/api/{kind}/{owner}/{name}")
+    @app.get("/api/{kind}/{owner}/{name}/revision/{revision}")
+    def info(request: Request, kind: Kind, owner: str, name: str, revision: str = "main") -> dict[str, Any]:
+        found = repository(request, owner, name, kind)
         commit = commit_of(found, revision)
         siblings = [{"rfilename": file} for file in found.commits[commit]]
-        return {"id": f"{owner}/{name}", "sha": commit, "private": found.private, "siblings": siblings, "tags": []}
+        host = found.process.url if found.process else None
+        facts = {"id": f"{owner}/{name}", "sha": commit, "private": found.private, "siblings": siblings, "tags": []}
+        return facts | ({"host": host} if kind == "spaces" else {})
 
-    @app.get("/api/models/{owner}/{name}/refs")
-    def refs(request: Request, owner: str, name: str) -> dict[str, Any]:
-        found = repository(request, owner, name)
+    @app.get("/api/{kind}/{owner}/{name}/refs")
+    def refs(request: Request, kind: Kind, owner: str, name: str) -> dict[str, Any]:
+        found = repository(request, owner, name, kind)
         tags = [{"name": x, "ref": f"refs/tags/{x}", "targetCommit": commit} for x, commit in found.tags.items()]
         main = {"name": "main", "ref": "refs/heads/main", "targetCommit": found.main}
         return {"branches": [main], "tags": tags, "converts": []}
 
-    @app.get("/api/models/{owner}/{name}/tree/{revision}")
-    def tree(request: Request, owner: str, name: str, revision: str) -> list[dict[str, Any]]:
-        found = repository(request, owner, name)
+    @app.get("/api/{kind}/{owner}/{name}/tree/{revision}")
+    def tree(request: Request, kind: Kind, owner: str, name: str, revision: str) -> list[dict[str, Any]]:
+        found = repository(request, owner, name, kind)
         return [entry(file, body) for file, body in found.commits[commit_of(found, revision)].items()]
 
-    @app.post("/api/models/{owner}/{name}/preupload/{revision}")
-    async def preupload(request: Request, owner: str, name: str, revision: str) -> dict[str, Any]:
+    @app.post("/api/{kind}/{owner}/{name}/preupload/{revision}")
+    async def preupload(request: Request, kind: Kind, owner: str, name: str, revision: str) -> dict[str, Any]:
         writable(request)
-        found = repository(request, owner, name)
+        found = repository(request, owner, name, kind)
         there = found.commits[commit_of(found, revision)]
         paths = [file["path"] for file in (await request.json())["files"]]
         return {
@@ -152,6 +245,7 @@ def application(hub: Hub) -> FastAPI:
         }
 
     @app.post("/{owner}/{name}.git/info/lfs/objects/batch")
+    @app.post("/spaces/{owner}/{name}.git/info/lfs/objects/batch")
     async def batch(request: Request) -> dict[str, Any]:
         writable(request)
         objects = (await request.json())["objects"]
@@ -168,10 +262,10 @@ def application(hub: Hub) -> FastAPI:
             raise RefusalError(400, message="Not what was announced.")
         hub.large[digest] = body
 
-    @app.post("/api/models/{owner}/{name}/commit/main")
-    async def commit(request: Request, owner: str, name: str) -> dict[str, Any]:
+    @app.post("/api/{kind}/{owner}/{name}/commit/main")
+    async def commit(request: Request, kind: Kind, owner: str, name: str) -> dict[str, Any]:
         writable(request)
-        found = repository(request, owner, name)
+        found = repository(request, owner, name, kind)
         files = dict(found.commits[found.main])
         for line in (await request.body()).splitlines():
             operation = json.loads(line)
@@ -185,6 +279,8 @@ def application(hub: Hub) -> FastAPI:
             elif key == "deletedFile":
                 del files[value["path"]]
         made = found.commit(files)
+        if kind == "spaces":
+            hub.build(found)
         return {"commitOid": made, "commitUrl": f"{hub.url}/{owner}/{name}/commit/{made}", "success": True}
 
     @app.post("/api/models/{owner}/{name}/tag/{revision}")
@@ -195,6 +291,36 @@ def application(hub: Hub) -> FastAPI:
         if wanted in found.tags:
             raise RefusalError(409, message="The tag exists.")
         found.tags[wanted] = commit_of(found, revision)
+
+    @app.get("/api/spaces/{owner}/{name}/variables")
+    def variables(request: Request, owner: str, name: str) -> dict[str, Any]:
+        found = repository(request, owner, name, "spaces")
+        return {key: {"value": value} for key, value in found.variables.items()}
+
+    @app.post("/api/spaces/{owner}/{name}/variables")
+    async def set_variable(request: Request, owner: str, name: str) -> dict[str, Any]:
+        writable(request)
+        found = repository(request, owner, name, "spaces")
+        wish = await request.json()
+        found.variables[wish["key"]] = wish["value"]
+        hub.build(found)
+        return variables(request, owner, name)
+
+    @app.get("/api/spaces/{owner}/{name}/runtime")
+    def runtime(request: Request, owner: str, name: str) -> dict[str, Any]:
+        found = repository(request, owner, name, "spaces")
+        stage = found.stage()
+        if stage.endswith("ERROR"):
+            log = "".join(found.process.log[-20:]) if found.process else ""
+            return {"stage": stage, "errorMessage": f"Exit code: 1. {log}".strip()}
+        return {"stage": stage, "sha": found.running} if stage == "RUNNING" else {"stage": stage}
+
+    @app.post("/api/spaces/{owner}/{name}/restart")
+    def restart(request: Request, owner: str, name: str) -> dict[str, Any]:
+        writable(request)
+        found = repository(request, owner, name, "spaces")
+        hub.build(found)
+        return runtime(request, owner, name)
 
     @app.api_route("/{owner}/{name}/resolve/{revision}/{path:path}", methods=["GET", "HEAD"])
     def download(request: Request, owner: str, name: str, revision: str, path: str) -> Response:
@@ -235,6 +361,8 @@ def serve() -> Iterator[Hub]:
     try:
         yield hub
     finally:
+        for repository in hub.repositories.values():
+            hub.stop(repository)
         server.should_exit = True
         thread.join()
         listener.close()

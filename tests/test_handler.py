@@ -154,16 +154,12 @@ def test_a_request_that_is_not_understood_is_said(
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model repository as it is published; its package's disclaimer tells it from the checkout's."""
-    folder = tmp_path_factory.mktemp("hub") / "film"
-    (folder / "pneumocam").mkdir(parents=True)
-    for name in ("config.json", "model.safetensors", "pneumocam.json"):
-        shutil.copy(ROOT / "model" / name, folder)
-    shutil.copy(ROOT / "handler.py", folder)
-    for module in (ROOT / "pneumocam").glob("*.py"):
+def repository(staged_bundled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model repository; its package's disclaimer tells it from the checkout's."""
+    folder = Path(shutil.copytree(staged_bundled, tmp_path_factory.mktemp("hub") / "film"))
+    for module in (folder / "pneumocam").iterdir():
         text = re.sub("^DISCLAIMER = .*", 'DISCLAIMER = "The copy."', module.read_text(), flags=re.MULTILINE)
-        (folder / "pneumocam" / module.name).write_text(text)
+        module.write_text(text)
     return folder
 
 

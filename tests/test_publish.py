@@ -5,45 +5,29 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 from huggingface_hub import HfApi
+from packaging.requirements import Requirement
 
 from pneumocam import BundleError, Classifier, load_radiograph, predict
 from tests.conftest import EXAMPLES, SUBTYPES
-from tests.hub import Hub, serve
-from train import evaluate
-from train.fit import Config as TrainingConfig
-from train.publish import Config, PublishError, publish, run, sign_in, stage
+from tests.hub import Hub
+from train.hub import PublishError, files, sign_in
+from train.publish import Config, publish, run, stage
 
 # The Hub's client uploads large files in a way that its own HTTP library calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 ROOT = Path(__file__).parents[1]
 REPO = "lung/film"
-
-
-@pytest.fixture(scope="session")
-def measured(trained: TrainingConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny trained bundle with its metrics.json, figures and card."""
-    bundle = tmp_path_factory.mktemp("measured") / "bundle"
-    shutil.copytree(trained.out / "bundle", bundle)
-    evaluate.run(evaluate.Config(str(bundle), trained.data, resamples=20))
-    return bundle
-
-
-@pytest.fixture(scope="session")
-def staged(measured: Path) -> Path:
-    """The folder that is uploaded of it."""
-    stage(measured, measured.parent / "staged")
-    return measured.parent / "staged"
 
 
 @pytest.fixture
@@ -57,25 +41,12 @@ def folder(staged: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """An empty Hub and a client that knows no other, has an empty cache and a token that can write."""
-    with serve() as hub:
-        constants = huggingface_hub.constants
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
-        monkeypatch.setenv("HF_TOKEN", "hf_writer")
-        huggingface_hub.close_session()
-        yield hub
-        huggingface_hub.close_session()
+def hub(writable_hub: Hub) -> Hub:
+    return writable_hub
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {name: path.read_bytes() for name, path in files(folder).items()}
 
 
 def edit(path: Path, change: Callable[[Any], object]) -> None:
@@ -92,20 +63,34 @@ def writes(hub: Hub) -> list[str]:
 
 
 def test_the_folder_is_complete_and_the_same_each_time(measured: Path, staged: Path, tmp_path: Path) -> None:
-    files = contents(staged)
-    assert files.keys() == contents(measured).keys() | {"model.onnx", "predictions.json", "SHA256SUMS"}
-    assert all(files[name] == content for name, content in contents(measured).items())
+    folder = contents(staged)
+    package = {f"pneumocam/{path.name}": path.read_bytes() for path in (ROOT / "pneumocam").glob("*.py")}
+    copied = contents(measured) | package | {"handler.py": (ROOT / "handler.py").read_bytes()}
+    assert folder.items() >= copied.items()
+    assert folder.keys() - copied.keys() == {"model.onnx", "predictions.json", "requirements.txt", "SHA256SUMS"}
     subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=staged, check=True)
-    assert len(files["SHA256SUMS"].splitlines()) == len(files) - 1
+    assert len(folder["SHA256SUMS"].splitlines()) == len(folder) - 1
 
     stage(staged, tmp_path / "again")  # what was published is a bundle too
-    assert contents(tmp_path / "again") == files
+    assert contents(tmp_path / "again") == folder
 
 
-def test_the_bundled_model_can_be_published_and_its_onnx_answers_the_same(bundled: Classifier, tmp_path: Path) -> None:
-    stage(ROOT / "model", tmp_path / "out")
-    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
-    stored = json.loads((tmp_path / "out" / "predictions.json").read_text())["predictions"]
+def test_requirements_agree_with_what_the_hub_installs_beside_them(staged: Path) -> None:
+    """Regression: exact pins leave a Space's installation no solution, and a newer Hub client breaks an Endpoint's."""
+    lines = (staged / "requirements.txt").read_text().splitlines()
+    assert lines == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    allowed = {Requirement(line).name: Requirement(line).specifier for line in lines}
+    assert not [line for line in lines if "==" in line]
+    endpoint = {"torch": "2.5.1", "torchvision": "0.20.1", "huggingface-hub": "0.30.2", "numpy": "1.26.4"}
+    for name, version in endpoint.items():
+        assert version in allowed[name], name
+
+
+def test_the_bundled_model_can_be_published_and_its_onnx_answers_the_same(
+    bundled: Classifier, staged_bundled: Path
+) -> None:
+    session = onnxruntime.InferenceSession(staged_bundled / "model.onnx", providers=["CPUExecutionProvider"])
+    stored = json.loads((staged_bundled / "predictions.json").read_text())["predictions"]
     assert [x["film"] for x in stored] == [film.name for film in EXAMPLES]
 
     batch = torch.stack([bundled.transform(load_radiograph(film)) for film in EXAMPLES])  # (16, C, H, W)
@@ -186,6 +171,23 @@ def test_a_name_that_would_not_do_is_refused(bundle: Path, repo: str, revision: 
         run(Config(bundle, repo, revision, dry_run=True))
 
 
+@pytest.mark.parametrize(
+    ("given", "came"),
+    [
+        ({}, "Nothing"),
+        ({"repo": REPO}, "--repo"),
+        ({"bundle": ROOT / "model"}, "BUNDLE"),
+        ({"bundle": ROOT / "model", "repo": REPO, "space": REPO}, "BUNDLE --repo --space"),
+        ({"space": REPO}, "--space"),
+        ({"space": REPO, "model": f"{REPO}@v1", "revision": "v1"}, "--revision --space --model"),
+        ({"bundle": ROOT / "model", "repo": REPO, "hardware": "zero-a10g"}, "BUNDLE --repo --hardware"),
+    ],
+)
+def test_options_of_neither_a_model_nor_a_space_are_refused(given: dict[str, Any], came: str) -> None:
+    with pytest.raises(PublishError, match=f"^{came} came; expected BUNDLE --repo owner/name .* or --space owner/name"):
+        run(Config(**given, dry_run=True))
+
+
 # The Hub
 
 
@@ -230,11 +232,11 @@ def test_what_is_pulled_is_what_a_dry_run_shows(bundle: Path, hub: Hub, tmp_path
     run(Config(bundle, REPO, revision="v1.0"))
     repository = hub.repositories[REPO]
     assert repository.tags == {"v1.0": repository.main}
-    files = dict(repository.commits[repository.main])
-    assert files.pop(".gitattributes")
-    assert files == contents(tmp_path / "out")
+    committed = dict(repository.commits[repository.main])
+    assert committed.pop(".gitattributes")
+    assert committed == contents(tmp_path / "out")
 
-    assert set(HfApi().list_repo_files(REPO, revision="v1.0")) == files.keys() | {".gitattributes"}
+    assert set(HfApi().list_repo_files(REPO, revision="v1.0")) == committed.keys() | {".gitattributes"}
     pulled = Classifier.from_pretrained(f"hf-hub:{REPO}@v1.0")
     assert (pulled.id, pulled.revision) == (REPO, repository.main)
     assert pulled.metrics == json.loads((bundle / "metrics.json").read_text())
@@ -288,7 +290,7 @@ def test_a_version_that_is_out_does_not_change(folder: Path, hub: Hub) -> None:
         ("", REPO, "There is no Hub token. Make one that can write at .* HF_TOKEN .* `hf auth login`"),
         ("hf_reader", REPO, "token of lung can only read. Make one that can write"),
         ("hf_stranger", REPO, "whose token this is failed: .*Invalid user token.* HF_TOKEN"),
-        ("hf_writer", "heart/film", "--repo is heart/film, but the token's owner can publish as lung only"),
+        ("hf_writer", "heart/film", "heart/film is not for this token, whose owner can publish as lung only"),
     ],
 )
 def test_without_the_right_to_write_nothing_is_begun(

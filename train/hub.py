@@ -1,0 +1,108 @@
+"""What publishing a model and publishing a Space have in common: signing in, one commit a folder, errors in words."""
+
+import shutil
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+
+ROOT = Path(__file__).parents[1]
+FILMS = sorted((ROOT / "examples").glob("*.jpeg"))
+TOLERANCE = 1e-4  # of a probability: what the rounding of other processors may do, and no other weights
+TOKENS = "https://huggingface.co/settings/tokens"
+
+Kind = Literal["model", "space"]
+
+
+class PublishError(RuntimeError):
+    """Something cannot be published; the message says what came, what was expected and what to do."""
+
+
+def say(step: str) -> None:
+    """Report progress, at once also where the output goes into a file."""
+    print(step, flush=True)
+
+
+@contextmanager
+def attempt(step: str, after: str) -> Iterator[None]:
+    """Turn whatever the Hub does into a PublishError: what was tried, what came of it, how things stand `after`."""
+    try:
+        yield
+    except Exception as error:  # the Hub's client lets out whatever its HTTP library raises
+        raise PublishError(f"{step} failed: {error} {after}") from error
+
+
+def sign_in(repo: str) -> HfApi:
+    """The Hub with the token of HF_TOKEN or of `hf auth login`.
+
+    Raises:
+        PublishError: there is none, the Hub does not know it, or it cannot write to this owner's repositories.
+    """
+    token = get_token()
+    if token is None:
+        raise PublishError(
+            f"There is no Hub token. Make one that can write at {TOKENS}, then set HF_TOKEN or run `hf auth login`."
+        )
+    api = HfApi(token=token)
+    with attempt("Asking the Hub whose token this is", f"Check HF_TOKEN or run `hf auth login`; tokens: {TOKENS}."):
+        me = api.whoami()
+    # Of a fine-grained token only the Hub knows what it may do: it refuses when the repository is asked for.
+    if me.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise PublishError(f"The token of {me['name']} can only read. Make one that can write at {TOKENS}.")
+    owners = [me["name"], *(organisation["name"] for organisation in me.get("orgs", ()))]
+    if repo.split("/")[0] not in owners:
+        raise PublishError(f"{repo} is not for this token, whose owner can publish as {' or '.join(owners)} only.")
+    return api
+
+
+def make_empty(folder: Path) -> None:
+    """Make a folder, or take one with nothing in it.
+
+    Raises:
+        PublishError: there is something in it.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise PublishError(f"{folder} is not empty; expected a new or empty folder. Give another --out.")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def write_package(folder: Path) -> None:
+    """Add `pneumocam/` and `requirements.txt`: the package, which is on no index, and what it needs."""
+    (folder / "pneumocam").mkdir()
+    for module in (ROOT / "pneumocam").glob("*.py"):
+        shutil.copyfile(module, folder / "pneumocam" / module.name)
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    # Not the pins of this repository's requirements.txt: a Space installs them together with gradio[oauth,mcp], which
+    # holds pydantic down, and on ZeroGPU with an older PyTorch. Of exact versions none would be left.
+    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in needed))
+
+
+def files(folder: Path) -> dict[str, Path]:
+    """Every file below a folder, by the name that it has on the Hub."""
+    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def differing(api: HfApi, repo: str, commit: str, folder: Path, kind: Kind) -> list[str]:
+    """Names of the files in which a commit is not what the folder is."""
+    found = api.verify_repo_checksums(repo, repo_type=kind, revision=commit, local_dir=folder)
+    changed = [x["path"] for x in found.mismatches]
+    return sorted({*changed, *found.extra_paths, *found.missing_paths} - {".gitattributes"})
+
+
+def upload(api: HfApi, repo: str, parent: str, folder: Path, there: set[str], kind: Kind) -> str:
+    """Make a repository hold what the folder holds, in one commit, which is returned.
+
+    The Hub refuses if there is a later commit than `parent`; the files `there` are those that it has.
+    """
+    here = files(folder)
+    # Not upload_folder, which may make several commits of it.
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        *(CommitOperationAdd(name, path) for name, path in here.items()),
+        *(CommitOperationDelete(name) for name in sorted(there - here.keys())),
+    ]
+    message = f"Publish a PneumoCAM {kind}"
+    made = api.create_commit(repo, operations, repo_type=kind, commit_message=message, parent_commit=parent)
+    return str(made.oid)
