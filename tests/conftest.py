@@ -307,7 +307,7 @@ def measured(trained: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def staged(measured: Path) -> Path:
     """The folder that is uploaded of it."""
-    stage(measured, measured.parent / "staged")
+    stage(measured, measured.parent / "staged", repo="lung/film")
     return measured.parent / "staged"
 
 

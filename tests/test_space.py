@@ -66,7 +66,7 @@ def test_the_folder_has_what_the_page_needs_and_nothing_else(space_folder: Path,
         assert staged[name].read_bytes() == (ROOT / name).read_bytes()
     for folder in ("model", "examples"):
         assert {name for name in staged if name.startswith(f"{folder}/")} == {
-            f"{folder}/{path.name}" for path in (ROOT / folder).iterdir()
+            f"{folder}/{path.name}" for path in (ROOT / folder).iterdir() if path.name != "failures.png"
         }
     stage_space(MODEL, tmp_path / "again")
     assert {name: path.read_bytes() for name, path in files(tmp_path / "again").items()} == {

@@ -31,7 +31,8 @@ from train.metrics import Floats, Ints, binary_probability, decide, evaluate, ra
 
 CARD = Path(__file__).parents[1] / "model_card.md"
 SIZES = (256, 1024, 1536)  # px, the longer side: the strata that figures are given for
-FAILURES = 12  # shown in failures.png
+FAILURES = 12  # shown in GALLERY
+GALLERY = "failures.png"  # shows films of the data: not for publication
 
 
 @dataclass(frozen=True)
@@ -406,7 +407,7 @@ def draw_failures(judged: Judged, classifier: Classifier, out: Path) -> None:
     wrong = (judged.pneumonia >= threshold) != judged.ill
     worst = [i for i in np.argsort(-distance) if wrong[i]][:FAILURES]
     if not worst:
-        (out / "failures.png").unlink(missing_ok=True)
+        (out / GALLERY).unlink(missing_ok=True)
         return
     figure = Figure(figsize=(13, 3.4 * -(-len(worst) // 4)), layout="constrained")
     for axes, i in zip(figure.subplots(-(-len(worst) // 4), 4, squeeze=False).flat, worst, strict=False):
@@ -414,7 +415,7 @@ def draw_failures(judged: Judged, classifier: Classifier, out: Path) -> None:
         axes.set_title(f"{judged.paths[i].stem}\nis {judged.films[i].label}", fontsize=9)
     for axes in figure.axes:
         axes.axis("off")
-    figure.savefig(out / "failures.png", dpi=90)
+    figure.savefig(out / GALLERY, dpi=90)
 
 
 def _films(config: Config, classifier: Classifier, roots: list[Path]) -> tuple[Manifest, list[Film]]:

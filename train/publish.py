@@ -26,7 +26,7 @@ import tyro
 from huggingface_hub import HfApi
 
 from pneumocam import BundleError, Classifier, load_radiograph, predict_many
-from train.evaluate import render_card
+from train.evaluate import GALLERY, render_card
 from train.export import export_onnx
 from train.hub import (
     FILMS,
@@ -98,12 +98,12 @@ def _run_model(config: Config, bundle: Path, repo: str) -> None:
     if config.revision:
         _check("--revision", config.revision, r"v\d[\w.-]*", "a version such as v1.0")
     if config.dry_run:
-        stage(bundle, config.out)
+        stage(bundle, config.out, repo=repo)
         say(f"{config.out} is what would be uploaded")
         return
     api = sign_in(repo)
     with TemporaryDirectory() as folder:
-        stage(bundle, Path(folder))
+        stage(bundle, Path(folder), repo=repo)
         publish(api, Path(folder), repo, tag=config.revision, private=config.private)
 
 
@@ -125,12 +125,17 @@ def _check(option: str, value: str, pattern: str, expected: str) -> None:
         raise PublishError(f"{option} is {value!r}; expected {expected}.")
 
 
-def stage(bundle: Path, folder: Path) -> None:
+def stage(bundle: Path, folder: Path, *, repo: str | None = None) -> None:
     """Check a bundle and write the very folder that goes to the Hub.
 
     It holds the bundle's own files, the card filled in anew, `model.onnx`, `predictions.json` on the films of
     examples/, what an Inference Endpoint runs (`handler.py`, `pneumocam/`, `requirements.txt`), and `SHA256SUMS` for
     `sha256sum --check`. Written again on the same machine, every byte is the same.
+
+    Args:
+        bundle: the bundle's folder.
+        folder: a new or empty one.
+        repo: owner/name, for the card's lines that tell how to load it.
 
     Raises:
         BundleError: the bundle does not load.
@@ -138,8 +143,8 @@ def stage(bundle: Path, folder: Path) -> None:
     """
     say(f"Checking {bundle} ...")
     classifier = Classifier.from_pretrained(f"local-dir:{bundle}")
-    card = _card(classifier, bundle)
-    own = [path for path in sorted(bundle.iterdir()) if path.name not in WRITTEN]
+    card = _card(classifier, bundle, repo)
+    own = [path for path in sorted(bundle.iterdir()) if path.name not in (*WRITTEN, GALLERY)]
     if odd := [path.name for path in own if not path.is_file() or path.suffix not in COPIED]:
         raise PublishError(
             f"{bundle} holds {', '.join(odd)}; expected only files of {', '.join(COPIED)} and the card. Pickles are "
@@ -201,7 +206,7 @@ def publish(api: HfApi, folder: Path, repo: str, *, tag: str | None = None, priv
     return commit
 
 
-def _card(classifier: Classifier, bundle: Path) -> str:
+def _card(classifier: Classifier, bundle: Path, repo: str | None) -> str:
     metrics, again = classifier.metrics, f"Run `python -m train.evaluate {bundle} --data DIR`."
     if metrics is None:
         raise PublishError(f"{bundle / 'metrics.json'} is missing: expected the figures of these weights. {again}")
@@ -211,7 +216,7 @@ def _card(classifier: Classifier, bundle: Path) -> str:
             "manifest": (metrics["manifest_sha256"], classifier.training["manifest_sha256"]),
             "threshold": (metrics["binary"]["threshold"], classifier.operating_point.threshold),
         }
-        card = render_card(classifier, dict(metrics))
+        card = render_card(classifier, dict(metrics), repo=repo)
     except (KeyError, TypeError, jinja2.UndefinedError) as error:
         raise PublishError(
             f"The card of {bundle} cannot be filled in: {error} is missing or no number. {again}"

@@ -9,6 +9,7 @@ from gradio_client import Client, handle_file
 from huggingface_hub import HfApi, SpaceCard, SpaceHardware, SpaceStage
 
 from pneumocam import Classifier, predict
+from train.evaluate import GALLERY
 from train.hub import (
     FILMS,
     ROOT,
@@ -50,7 +51,8 @@ def stage_space(model: str, folder: Path) -> None:
     card.data["models"] = [model.partition("@")[0]]
     (folder / "README.md").write_text(str(card))
     pictures = re.findall(r"!\[[^\]]*\]\(([\w./-]+)\)", card.text)
-    for path in [*(path for pattern in COPIED for path in ROOT.glob(pattern)), *(ROOT / name for name in pictures)]:
+    copied = (path for pattern in COPIED for path in ROOT.glob(pattern) if path.name != GALLERY)
+    for path in [*copied, *(ROOT / name for name in pictures)]:
         target = folder / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
