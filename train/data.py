@@ -467,7 +467,7 @@ class FilmDataset(Dataset[tuple[torch.Tensor, int]]):
             torch.default_generator.manual_seed(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big"))
             copies = self.copies[index]
             views = [self._load(copies[int(torch.randint(len(copies), ()))]) for _ in range(self.views)]
-            return torch.cat(views), self.labels[index]
+            return torch.cat(views) if self.views > 1 else views[0], self.labels[index]
 
     def _load(self, film: Film) -> torch.Tensor:
         path = self.roots[film.root] / film.path
