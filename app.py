@@ -17,7 +17,9 @@ except ImportError:
 import gradio as gr
 from PIL import Image
 
-from pneumocam import Classifier, load_or_fall_back, predict, targets
+from api import ANSWERED, add_endpoints
+from pneumocam import Classifier, load_or_fall_back, targets
+from pneumocam.batching import Batcher
 
 if spaces:
     # ZeroGPU stops a Space that has no such function. Nobody calls this one: the network answers on the CPU sooner than
@@ -25,7 +27,6 @@ if spaces:
     spaces.GPU(lambda: None)
 
 HERE = Path(__file__).parent
-ANSWERED = "the answered class"
 INTRODUCTION = """
 # PneumoCAM
 Drop a **frontal chest radiograph of a child** and see how a small convolutional network reads it: normal, bacterial or
@@ -56,12 +57,13 @@ footer { opacity: .7; }
 
 
 def build(classifier: Classifier, notice: str | None = None) -> gr.Blocks:
-    """The page over one model; its endpoint `/predict` is what programs call.
+    """The page over one model, and the endpoints for programs.
 
     Args:
         classifier: what answers.
         notice: as in `pneumocam.Loaded`; shown on top.
     """
+    answer_film = Batcher(classifier)
 
     def predict_radiograph(image: str, target: str = ANSWERED) -> tuple[Image.Image, dict[str, float], dict[str, Any]]:
         """Classify a chest radiograph and show what the network looked at. Not a diagnosis.
@@ -77,7 +79,7 @@ def build(classifier: Classifier, notice: str | None = None) -> gr.Blocks:
         if not image:
             raise gr.Error("No image came. Send one file: JPEG, PNG, TIFF, BMP, WebP or DICOM.", print_exception=False)
         try:
-            prediction = predict(classifier, image)
+            prediction = answer_film(image)
             overlay = prediction.overlay(None if target == ANSWERED else target)
         except ValueError as error:  # RadiographError among them
             raise gr.Error(str(error), print_exception=False) from None
@@ -134,13 +136,14 @@ def build(classifier: Classifier, notice: str | None = None) -> gr.Blocks:
         gr.Markdown(f"Model `{classifier.id}`, revision `{classifier.revision}`.")
 
         results = [overlay, probabilities, answer]
-        image.upload(predict_radiograph, [image, target], results, api_name="predict")
+        image.upload(predict_radiograph, [image, target], results, api_visibility="private")
         target.input(explain_again, [image, target], results, api_visibility="private")
         example.select(pick, None, image, api_visibility="private").then(
             explain_again, [image, target], results, api_visibility="private"
         )
         image.clear(lambda: (None, None, None), None, results, api_visibility="private")
         answer.change(verdict, answer, summary, api_visibility="private", show_progress="hidden")
+        add_endpoints(answer_film)
     blocks: gr.Blocks = demo
     return blocks
 
@@ -169,7 +172,7 @@ def main() -> None:
     """Serve on 0.0.0.0:7860, or where GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say."""
     timeout = float(os.environ.get("PNEUMOCAM_START_TIMEOUT") or 30)
     loaded = load_or_fall_back(os.environ.get("PNEUMOCAM_MODEL") or None, timeout=timeout)
-    build(loaded.classifier, loaded.notice).queue(default_concurrency_limit=2, max_size=64).launch(
+    build(loaded.classifier, loaded.notice).queue(default_concurrency_limit=2, max_size=64, api_open=False).launch(
         theme=gr.themes.Soft(primary_hue="teal", neutral_hue="slate", font=["Inter", "system-ui", "sans-serif"]),
         css=CSS,
         allowed_paths=[str(HERE / "examples")],
@@ -178,6 +181,7 @@ def main() -> None:
         footer_links=["api"],
         run_history=False,
         enable_monitoring=False,
+        mcp_server=True,
         ssr_mode=False,  # Spaces would turn it on: another page than the one that is tested
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pneumocam.model import BundleError, Classifier
-from pneumocam.predict import Prediction, predict_many
+from pneumocam.predict import Prediction, describe, predict_many
 from pneumocam.saliency import DISCLAIMER, targets
 
 COLUMNS = ("path", "status", "label", "p_normal", "p_bacterial", "p_viral", "p_pneumonia", "reason")
@@ -231,16 +231,7 @@ def _rows_by_ray(paths: list[str], options: argparse.Namespace) -> Iterator[Row]
 
 def _info(options: argparse.Namespace) -> int:
     classifier = Classifier.from_pretrained(options.model)
-    facts: dict[str, Any] = {
-        "model": {"id": classifier.id, "revision": classifier.revision},
-        "labels": list(classifier.label_names),
-        "explains": list(targets(classifier)),
-        "preprocessing": {key: list(x) if isinstance(x, tuple) else x for key, x in classifier.preprocessing.items()},
-        "temperature": classifier.temperature,
-        "operating_point": vars(classifier.operating_point),
-        "operating_points": {name: vars(point) for name, point in classifier.operating_points.items()},
-        "metrics": classifier.metrics,
-    }
+    facts = describe(classifier)
     if options.json:
         print(json.dumps(facts, indent=2))
         return 0

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from pneumocam.image import Radiograph, RadiographError, Source, load_radiograph
 from pneumocam.model import Classifier, OperatingPoint
-from pneumocam.saliency import COLOUR_MAP, DISCLAIMER, Saliency, draw_overlay, grad_cam, input_box
+from pneumocam.saliency import COLOUR_MAP, DISCLAIMER, Saliency, draw_overlay, grad_cam, input_box, targets
 
 SCHEMA_VERSION = 1
+MAX_BATCH = 8  # films in one pass through the backbone
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,21 @@ def predict_many(
             loaded = list(pool.map(_load, batch))
             answers = iter(_answer(classifier, [x for x in loaded if isinstance(x, Radiograph)]))
             for item in loaded:
-                yield next(answers) if isinstance(item, Radiograph) else _rejected(classifier, item)
+                yield next(answers) if isinstance(item, Radiograph) else rejected(classifier, item)
+
+
+def describe(classifier: Classifier) -> dict[str, Any]:
+    """What a program may want to know of the model that answers, as plain JSON values."""
+    return {
+        "model": {"id": classifier.id, "revision": classifier.revision},
+        "labels": list(classifier.label_names),
+        "explains": list(targets(classifier)),
+        "preprocessing": {key: list(x) if isinstance(x, tuple) else x for key, x in classifier.preprocessing.items()},
+        "temperature": classifier.temperature,
+        "operating_point": vars(classifier.operating_point),
+        "operating_points": {name: vars(point) for name, point in classifier.operating_points.items()},
+        "metrics": classifier.metrics,
+    }
 
 
 def _load(source: Source | Radiograph) -> Radiograph | Reason:
@@ -141,7 +156,8 @@ def _load(source: Source | Radiograph) -> Radiograph | Reason:
         return Reason("unreadable_file", f"The file cannot be read: {error.strerror or type(error).__name__}.")
 
 
-def _rejected(classifier: Classifier, reason: Reason) -> Prediction:
+def rejected(classifier: Classifier, reason: Reason) -> Prediction:
+    """No answer, and why."""
     point = classifier.operating_point
     return Prediction("rejected", None, {}, reason, point, classifier.id, classifier.revision, classifier)
 
@@ -150,17 +166,22 @@ def _answer(classifier: Classifier, radiographs: list[Radiograph]) -> list[Predi
     if not radiographs:
         return []
     batch = torch.stack([classifier.transform(radiograph) for radiograph in radiographs])  # (B, C, H, W)
-    features = classifier.features(batch)  # (B, D, h, w)
+    # In parts small enough that PyTorch computes each film the same way whatever its company.
+    features = torch.cat([classifier.features(part) for part in torch.split(batch, MAX_BATCH)])  # (B, D, h, w)
+    return [judge(classifier, radiograph, one) for radiograph, one in zip(radiographs, features, strict=True)]
+
+
+def judge(classifier: Classifier, radiograph: Radiograph, features: Tensor) -> Prediction:
+    """The answer from one film's features, at the classifier's operating point; a film's own, whatever its batch.
+
+    Args:
+        classifier: whose features these are.
+        radiograph: the film.
+        features: `(D, h, w)` float32, a row of `classifier.features`.
+    """
     with torch.no_grad():
-        logits = classifier.head(features).double()  # (B, K)
-    probabilities = (logits / classifier.temperature).softmax(1).numpy()  # (B, K)
-    return [
-        _judged(classifier, radiograph, row, one)
-        for radiograph, row, one in zip(radiographs, probabilities, features, strict=True)
-    ]
-
-
-def _judged(classifier: Classifier, radiograph: Radiograph, row: np.ndarray, features: Tensor) -> Prediction:
+        logits = classifier.head(features[None]).double()  # (1, K)
+    row = (logits / classifier.temperature).softmax(1)[0].numpy()  # (K,)
     probabilities = dict(zip(classifier.label_names, row.tolist(), strict=True))
     point = classifier.operating_point
     kinds = [name for name in classifier.label_names if name != "NORMAL"]

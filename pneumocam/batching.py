@@ -1,0 +1,64 @@
+"""Many callers, one network: films that wait at the same time go through the backbone together."""
+
+import queue
+import threading
+from concurrent.futures import Future
+
+import torch
+from torch import Tensor
+
+from pneumocam.image import Radiograph, Source, load_radiograph
+from pneumocam.model import Classifier
+from pneumocam.predict import MAX_BATCH, Prediction, judge
+
+_Waiting = tuple[Tensor, Future[Tensor]]  # (C, H, W) float32; its features
+
+
+class Batcher:
+    """`predict` for a server: to be called from many threads at once.
+
+    Each caller's thread reads, prepares and judges its own film; one thread more runs the network, on as many films as
+    have come in the meantime. Nobody waits for a batch to fill, and a bad film fails for its caller alone.
+    """
+
+    def __init__(self, classifier: Classifier, *, max_batch: int = MAX_BATCH) -> None:
+        """Start the thread; it lives as long as the process.
+
+        Args:
+            classifier: what answers.
+            max_batch: most films in a pass, at least 1; up to `MAX_BATCH`, answers are the very ones of `predict`.
+        """
+        if max_batch < 1:
+            raise ValueError(f"max_batch is {max_batch}; expected at least 1.")
+        self.classifier = classifier
+        self.max_batch = max_batch
+        self._waiting: queue.SimpleQueue[_Waiting] = queue.SimpleQueue()
+        threading.Thread(target=self._run, name="pneumocam-network", daemon=True).start()
+
+    def __call__(self, source: Source | Radiograph, *, operating_point: str | None = None) -> Prediction:
+        """As `predict`, at any of the model's operating points.
+
+        Raises:
+            RadiographError: the source is no usable radiograph.
+            ValueError: the model has no operating point of that name.
+            OSError: the file cannot be read.
+        """
+        classifier = self.classifier if operating_point is None else self.classifier.at(operating_point)
+        radiograph = source if isinstance(source, Radiograph) else load_radiograph(source)
+        features = Future[Tensor]()
+        self._waiting.put((classifier.transform(radiograph), features))
+        return judge(classifier, radiograph, features.result())
+
+    def _run(self) -> None:
+        while True:
+            films = [self._waiting.get()]
+            while len(films) < self.max_batch and not self._waiting.empty():
+                films.append(self._waiting.get())
+            try:
+                batch = self.classifier.features(torch.stack([film for film, _ in films]))  # (B, D, h, w)
+            except Exception as error:  # such as no memory: it is the callers' to tell, and the thread's to live on
+                for _, features in films:
+                    features.set_exception(error)
+            else:
+                for (_, features), one in zip(films, batch, strict=True):
+                    features.set_result(one)
