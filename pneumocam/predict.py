@@ -51,6 +51,16 @@ class Prediction:
     _features: Tensor | None = field(default=None, repr=False)
 
     @property
+    def classifier(self) -> Classifier:
+        """What gave this answer."""
+        return self._classifier
+
+    @property
+    def radiograph(self) -> Radiograph | None:
+        """The film that was answered; None if rejected."""
+        return self._radiograph
+
+    @property
     def p_pneumonia(self) -> float | None:
         """P(any kind of pneumonia) in [0, 1]; None if rejected."""
         return sum(p for name, p in self.probabilities.items() if name != "NORMAL") if self.probabilities else None
