@@ -44,6 +44,7 @@ class Visit:
         self.page, self.host = page, url.removeprefix("http://")
         self.requests: list[str] = []
         self.failures: list[str] = []
+        page.set_default_timeout(60_000)
         page.on("request", lambda request: self.requests.append(request.url))
         page.on("pageerror", lambda error: self.failures.append(str(error)))
         page.on("console", lambda message: self.failures.append(message.text) if message.type == "error" else None)
@@ -485,6 +486,17 @@ def test_the_report_is_of_what_is_shown(page: Page, bundled: Classifier) -> None
         assert download.suggested_filename == f"pneumocam-report.{kind}"
         expected = report(prediction, target="VIRAL", opacity=0.3, colour_map="cividis", format=kind)
         assert content(download) == expected
+
+
+def test_a_film_that_was_deleted_meanwhile_is_asked_for_again(app: App, page: Page, tmp_path: Path) -> None:
+    film = film_of(NORMAL, 200, 200, tmp_path)
+    give(page, film)
+    answered(page, film.name)
+    for upload in app.log.parent.glob(f"uploads/*/{film.name}"):
+        upload.unlink()
+    page.get_by_role("button", name=EN["report_pdf"]).click()
+    expect(page.get_by_text("The film is not here any more: it was kept for an hour.")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text=EN["failed"])).to_be_attached()
 
 
 def test_the_json_can_be_saved(page: Page, bundled: Classifier) -> None:
