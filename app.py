@@ -15,6 +15,7 @@ try:
 except ImportError:
     spaces = None
 import gradio as gr
+import torch
 from PIL import Image
 
 from api import ANSWERED, add_endpoints
@@ -27,6 +28,7 @@ if spaces:
     spaces.GPU(lambda: None)
 
 HERE = Path(__file__).parent
+PASSES = min(4, os.cpu_count() or 1)  # of the network at once; with more, Python itself is what they wait for
 INTRODUCTION = """
 # PneumoCAM
 Drop a **frontal chest radiograph of a child** and see how a small convolutional network reads it: normal, bacterial or
@@ -63,7 +65,7 @@ def build(classifier: Classifier, notice: str | None = None) -> gr.Blocks:
         classifier: what answers.
         notice: as in `pneumocam.Loaded`; shown on top.
     """
-    answer_film = Batcher(classifier)
+    answer_film = Batcher(classifier, passes=PASSES)
 
     def predict_radiograph(image: str, target: str = ANSWERED) -> tuple[Image.Image, dict[str, float], dict[str, Any]]:
         """Classify a chest radiograph and show what the network looked at. Not a diagnosis.
@@ -170,6 +172,7 @@ def _examples() -> list[tuple[str, str]]:
 
 def main() -> None:
     """Serve on 0.0.0.0:7860, or where GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say."""
+    torch.set_num_threads(1)  # see Batcher: passes side by side do more than threads inside one
     timeout = float(os.environ.get("PNEUMOCAM_START_TIMEOUT") or 30)
     loaded = load_or_fall_back(os.environ.get("PNEUMOCAM_MODEL") or None, timeout=timeout)
     build(loaded.classifier, loaded.notice).queue(default_concurrency_limit=2, max_size=64, api_open=False).launch(
