@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pneumocam.image import Radiograph, Source, load_radiograph
 from pneumocam.model import Classifier
-from pneumocam.predict import MAX_BATCH, Prediction, judge
+from pneumocam.predict import MAX_BATCH, Prediction, features_of, judge
 
 _Waiting = tuple[Tensor, Future[Tensor]]  # (C, H, W) float32; its features
 
@@ -19,6 +19,10 @@ class Batcher:
 
     Each caller's thread reads, prepares and judges its own film; one thread more runs the network, on as many films as
     have come in the meantime. Nobody waits for a batch to fill, and a bad film fails for its caller alone.
+
+    Attributes:
+        classifier: what answers.
+        max_batch: most films in a pass.
     """
 
     def __init__(self, classifier: Classifier, *, max_batch: int = MAX_BATCH) -> None:
@@ -27,6 +31,9 @@ class Batcher:
         Args:
             classifier: what answers.
             max_batch: most films in a pass, at least 1; up to `MAX_BATCH`, answers are the very ones of `predict`.
+
+        Raises:
+            ValueError: max_batch is less than 1.
         """
         if max_batch < 1:
             raise ValueError(f"max_batch is {max_batch}; expected at least 1.")
@@ -37,6 +44,10 @@ class Batcher:
 
     def __call__(self, source: Source | Radiograph, *, operating_point: str | None = None) -> Prediction:
         """As `predict`, at any of the model's operating points.
+
+        Args:
+            source: whatever `load_radiograph` takes, or what it gave.
+            operating_point: the name of one; by default the classifier's.
 
         Raises:
             RadiographError: the source is no usable radiograph.
@@ -54,11 +65,17 @@ class Batcher:
             films = [self._waiting.get()]
             while len(films) < self.max_batch and not self._waiting.empty():
                 films.append(self._waiting.get())
-            try:
-                batch = self.classifier.features(torch.stack([film for film, _ in films]))  # (B, D, h, w)
-            except Exception as error:  # such as no memory: it is the callers' to tell, and the thread's to live on
-                for _, features in films:
-                    features.set_exception(error)
-            else:
-                for (_, features), one in zip(films, batch, strict=True):
-                    features.set_result(one)
+            _pass(self.classifier, films)
+            del films  # or the last batch would stay in memory until the next film comes
+
+
+def _pass(classifier: Classifier, films: list[_Waiting]) -> None:
+    """Give every film its features, or what went wrong: nobody may wait for ever."""
+    try:
+        rows = features_of(classifier, torch.stack([film for film, _ in films]))  # (D, h, w) each
+    except BaseException as error:  # such as no memory: it is the callers' to tell, and the thread's to live on
+        for _, features in films:
+            features.set_exception(error)
+    else:
+        for (_, features), row in zip(films, rows, strict=True):
+            features.set_result(row)
