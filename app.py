@@ -15,7 +15,6 @@ try:
 except ImportError:
     spaces = None
 import gradio as gr
-import torch
 from PIL import Image
 
 from api import ANSWERED, add_endpoints
@@ -172,7 +171,6 @@ def _examples() -> list[tuple[str, str]]:
 
 def main() -> None:
     """Serve on 0.0.0.0:7860, or where GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say."""
-    torch.set_num_threads(1)  # see Batcher: passes side by side do more than threads inside one
     timeout = float(os.environ.get("PNEUMOCAM_START_TIMEOUT") or 30)
     loaded = load_or_fall_back(os.environ.get("PNEUMOCAM_MODEL") or None, timeout=timeout)
     build(loaded.classifier, loaded.notice).queue(default_concurrency_limit=2, max_size=64, api_open=False).launch(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pneumocam.image import Radiograph, Source, load_radiograph
 from pneumocam.model import Classifier
-from pneumocam.predict import MAX_BATCH, Prediction, judge
+from pneumocam.predict import MAX_BATCH, Prediction, features_of, judge
 
 _Waiting = tuple[Tensor, Future[Tensor]]  # (C, H, W) float32; its features
 
@@ -21,8 +21,10 @@ class Batcher:
     Each caller's thread reads, prepares and judges its own film; threads of the batcher's run the network, on what has
     come in the meantime. Nobody waits for a batch to fill, and a bad film fails for its caller alone.
 
-    Where PyTorch computes with one thread (`torch.set_num_threads(1)`), an answer is to the last bit that of `predict`,
-    whatever company its film had; with several, a film alone may differ from one in company by about 1e-6.
+    Attributes:
+        classifier: what answers.
+        max_batch: most films in a pass.
+        passes: how many run side by side.
     """
 
     def __init__(self, classifier: Classifier, *, max_batch: int = MAX_BATCH, passes: int = 1) -> None:
@@ -30,8 +32,11 @@ class Batcher:
 
         Args:
             classifier: what answers.
-            max_batch: most films in a pass, at least 1; at most `MAX_BATCH` for what is said above to hold.
-            passes: how many may run side by side, at least 1; with PyTorch on one thread, as many as there are cores.
+            max_batch: most films in a pass, at least 1; up to `MAX_BATCH`, answers are the very ones of `predict`.
+            passes: how many may run side by side, at least 1; each computes on one core.
+
+        Raises:
+            ValueError: max_batch or passes is less than 1.
         """
         if max_batch < 1 or passes < 1:
             raise ValueError(f"max_batch is {max_batch} and passes {passes}; expected at least 1 of each.")
@@ -44,6 +49,10 @@ class Batcher:
 
     def __call__(self, source: Source | Radiograph, *, operating_point: str | None = None) -> Prediction:
         """As `predict`, at any of the model's operating points.
+
+        Args:
+            source: whatever `load_radiograph` takes, or what it gave.
+            operating_point: the name of one; by default the classifier's.
 
         Raises:
             RadiographError: the source is no usable radiograph.
@@ -62,11 +71,17 @@ class Batcher:
             with suppress(queue.Empty):  # another pass was quicker
                 share = min(self.max_batch, -(-(self._waiting.qsize() + 1) // self.passes))
                 films.extend(self._waiting.get_nowait() for _ in range(share - 1))
-            try:
-                batch = self.classifier.features(torch.stack([film for film, _ in films]))  # (B, D, h, w)
-            except Exception as error:  # such as no memory: it is the callers' to tell, and the thread's to live on
-                for _, features in films:
-                    features.set_exception(error)
-            else:
-                for (_, features), one in zip(films, batch, strict=True):
-                    features.set_result(one.clone())  # the batch need not outlive the others
+            _pass(self.classifier, films)
+            del films  # or the last batch would stay in memory until the next film comes
+
+
+def _pass(classifier: Classifier, films: list[_Waiting]) -> None:
+    """Give every film its features, or what went wrong: nobody may wait for ever."""
+    try:
+        rows = features_of(classifier, torch.stack([film for film, _ in films]))  # (D, h, w) each
+    except BaseException as error:  # such as no memory: it is the callers' to tell, and the thread's to live on
+        for _, features in films:
+            features.set_exception(error)
+    else:
+        for (_, features), row in zip(films, rows, strict=True):
+            features.set_result(row)
