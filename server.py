@@ -6,9 +6,11 @@ imports Gradio, calls `quieten` before it serves, and hands `app_kwargs` to `lau
 
 import asyncio
 import atexit
+import base64
 import contextlib
 import errno
 import fcntl
+import hashlib
 import ipaddress
 import json
 import logging
@@ -120,7 +122,7 @@ def log_outcome(
     """
     facts = {"bytes": size, "format": format, "ms": None if ms is None else round(ms)}
     words = [endpoint, outcome, *(f"{name}={value}" for name, value in facts.items() if value is not None)]
-    logger.info(" ".join(re.sub(r"[^\w=/+.-]", "_", str(word), flags=re.ASCII)[:40] for word in words))
+    logger.info(" ".join(re.sub(r"[^\w =/+.-]", "_", str(word), flags=re.ASCII)[:40] for word in words))
 
 
 class _MainThreadOnly:
@@ -402,6 +404,7 @@ JOIN: dict[str, type | None] = {
 }
 CALL: dict[str, type | None] = {"data": list, "session_hash": None}
 CANCEL: dict[str, type | None] = {"session_hash": str, "fn_index": int, "event_id": str}
+MCP_IDS = (str, int, type(None))
 RESET: dict[str, type | None] = {"event_id": str}
 
 
@@ -481,6 +484,29 @@ def _invalid(message: str) -> RequestError:
     return RequestError(422, "bad_request", message)
 
 
+def check_values(function: Any, data: list[Any]) -> None:
+    """Check each value of an endpoint by the model of its component, as Gradio does later, without saying why.
+
+    Args:
+        function: Gradio's, of the endpoint.
+        data: a value for each of its inputs.
+
+    Raises:
+        RequestError: one does not fit.
+    """
+    for block, value in zip(function.inputs, data, strict=True):
+        model = getattr(block, "data_model", None)
+        if model and value is not None:
+            try:
+                model.model_validate(value, context={"validate_meta": True})
+            except ValueError:
+                came = f"{block.label} is not what a {type(block).__name__} takes"
+                raise _invalid(f"{came}; expected {FILE} if it is a film, a list of such if several.") from None
+
+
+FILE = '{"path": what /gradio_api/upload answered, "meta": {"_type": "gradio.FileData"}}'
+
+
 def check_files(value: Any, folders: tuple[Path, ...]) -> list[Path]:
     """The uploads that a request names.
 
@@ -495,12 +521,12 @@ def check_files(value: Any, folders: tuple[Path, ...]) -> list[Path]:
     for item, _ in _walk(value):
         if not isinstance(item, dict):
             continue
-        meta = item.get("meta")
-        is_file = isinstance(meta, dict) and meta.get("_type") == "gradio.FileData"
-        path = item.get("path")
+        meta, path = item.get("meta"), item.get("path")
         if isinstance(path, str) and _is_url(path):
             raise RequestError(422, "no_url", NO_URL)
-        if is_file:
+        if isinstance(path, str) and "meta" in item and not isinstance(meta, dict):
+            raise _invalid(f"meta is {_kind(meta)}; expected {FILE}.")
+        if isinstance(meta, dict) and meta.get("_type") == "gradio.FileData":
             if not isinstance(path, str) or not _lies_in(path, folders):
                 raise RequestError(
                     422, "not_an_upload", "A film is named that was not uploaded here. Upload it first, then name it."
@@ -527,10 +553,11 @@ def _lies_in(path: str, folders: tuple[Path, ...]) -> bool:
 
 # The guard
 
-CSP = (
-    "default-src 'none'; script-src 'self'{script}; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-    "font-src 'self' data:; connect-src 'self'; manifest-src 'self'; base-uri 'self'; form-action 'self'; "
-    "object-src 'none'; frame-ancestors 'self' https://huggingface.co https://*.hf.space"
+CSP = (  # Gradio makes functions of the texts that the page gives as js=, and cannot do without eval then
+    "default-src 'none'; script-src 'self' 'unsafe-eval'{inline}; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; manifest-src 'self'; "
+    "base-uri 'self'; form-action 'self'; object-src 'none'; "
+    "frame-ancestors 'self' https://huggingface.co https://*.hf.space"
 )
 CSP_FILE = "default-src 'none'; sandbox; frame-ancestors 'self' https://huggingface.co https://*.hf.space"
 HEADERS = {
@@ -567,7 +594,7 @@ class SecurityHeaders:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers[name] = value
-                headers.setdefault("Content-Security-Policy", CSP.format(script=""))
+                headers.setdefault("Content-Security-Policy", CSP.format(inline=""))
             await send(message)
 
         with contextlib.suppress(Exception):  # Gradio's layers have answered 500 and told nobody why
@@ -610,6 +637,12 @@ class Guard:
             functions = {fn.api_name: fn for fn in self.demo.fns.values() if f"/{fn.api_name}" in named}
             self._endpoints = {name: (fn, named[f"/{name}"]["parameters"]) for name, fn in functions.items()}
         return self._endpoints
+
+    def hashes(self) -> str:
+        """For the policy: the scripts that `launch(head=...)` brings, which Gradio puts into the page by script."""
+        scripts = re.findall(r"<script[^>]*>(.+?)</script>", self.demo.head or "", re.DOTALL)
+        digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+        return "".join(f" 'sha256-{digest}'" for digest in digests)
 
     def check_share(self, session: str | None, host: str) -> None:
         """One client may fill no more than a quarter of the queue, one public address no more than half.
@@ -667,7 +700,7 @@ class Exchange:
         self.held = 0  # bytes of it in memory
         self.status = 0
         self.started = False
-        self.page: tuple[Message, list[bytes]] | None = None  # of HTML that is held until it is whole
+        self.page: tuple[Message, list[bytes]] | None = None  # an answer that is held until it is whole
 
     async def run(self) -> None:
         try:
@@ -682,7 +715,8 @@ class Exchange:
                 RequestError(507, "no_space", f"{_reason(error)}. Nothing was kept; please come back later.")
             )
         except Exception as error:
-            _log_failure(error)
+            if self.route.name != "events":  # Gradio ends a stream of a session that it does not know so
+                _log_failure(error)
             await self._refuse(_explain(self.route.name, 400 if self.route.name == "upload" else 500))
         finally:
             self.guard.held -= self.held
@@ -788,7 +822,7 @@ class Exchange:
         try:
             checked = getattr(self, f"_check_{self.route.name}")(value)
         except RequestError as error:
-            if self.route.name != "mcp" or value.get("id") is None:
+            if self.route.name != "mcp" or error.status != 422 or value.get("id") is None:
                 raise
             content = [{"type": "text", "text": error.message}]  # what reaches the one who called the tool
             result = {"content": content, "isError": True}
@@ -853,6 +887,7 @@ class Exchange:
         if len(value["data"]) != len(function.inputs):
             raise _invalid(f"data has {len(value['data'])} values; expected {len(function.inputs)}.")
         paths = check_files(value, self.guard.folders)
+        check_values(function, value["data"])
         if function.api_visibility != "public" and not all(path.is_file() for path in paths):
             raise RequestError(410, "upload_gone", GONE)  # endpoints for programs say it themselves
         return value
@@ -867,19 +902,21 @@ class Exchange:
             if len(data) > len(parameters) or not all(one["parameter_has_default"] for one in missing):
                 names = ", ".join(one["parameter_name"] for one in parameters) or "none"
                 raise _invalid(f"data has {len(data)} values; expected these, in their order: {names}.")
-            value["data"] = data + [one["parameter_default"] for one in missing]
+            data = value["data"] = data + [one["parameter_default"] for one in missing]
         check_files(value, self.guard.folders)
+        check_values(function, data)
         return value
 
     def _check_call_v2(self, value: dict[str, Any]) -> dict[str, Any]:
         """For curl: the values by name."""
-        _, parameters = self._endpoint()
+        function, parameters = self._endpoint()
         names = {one["parameter_name"] for one in parameters}
         needed = {one["parameter_name"] for one in parameters if not one["parameter_has_default"]}
         if not needed <= value.keys() <= names:
             known = ", ".join(sorted(names)) or "none"
             raise _invalid(f"The body has other names than this endpoint's parameters; expected {known}.")
         check_files(value, self.guard.folders)
+        check_values(function, [value.get(one["parameter_name"]) for one in parameters])
         return value
 
     def _endpoint(self) -> tuple[Any, list[dict[str, Any]]]:
@@ -899,8 +936,10 @@ class Exchange:
 
     def _check_mcp(self, value: dict[str, Any]) -> dict[str, Any]:
         """A message of the Model Context Protocol; only calls of tools name films."""
-        params = value.get("params")
-        arguments = params.get("arguments") if isinstance(params, dict) else None
+        params = value.get("params", {})
+        if value.get("jsonrpc") != "2.0" or not isinstance(params, dict) or type(value.get("id")) not in MCP_IDS:
+            raise RequestError(400, "bad_request", "The body is no message of MCP; expected JSON-RPC 2.0.")
+        arguments = params.get("arguments")
         check_files(arguments, self.guard.folders)
         given = list(arguments.values()) if isinstance(arguments, dict) else []
         given += [item for items in given if isinstance(items, list) for item in items]
@@ -921,13 +960,13 @@ class Exchange:
                 headers["Cache-Control"] = "no-store"
             if self.route.name == "file":
                 headers["Content-Security-Policy"] = CSP_FILE
-            if headers.get("content-type", "").startswith("text/html"):
+            if self.route.name == "upload" or headers.get("content-type", "").startswith("text/html"):
                 self.page = message, []
                 return
         elif self.status >= 400 and not self.started:
             return
         elif self.page:
-            await self._send_page(message)
+            await self._send_whole(message)
             return
         elif self.route.name == "events":
             message = {**message, "body": clear_event(message.get("body", b""))}
@@ -936,21 +975,31 @@ class Exchange:
         self.started = True
         await self.send(message)
 
-    async def _send_page(self, message: Message) -> None:
+    async def _send_whole(self, message: Message) -> None:
         assert self.page
         start, parts = self.page
         parts.append(message.get("body", b""))
         if message.get("more_body"):
             return
-        nonce = secrets.token_urlsafe(16)
-        body = b"".join(parts).replace(b"<script", f'<script nonce="{nonce}"'.encode())
-        headers = MutableHeaders(scope=start)
-        headers["Content-Length"] = str(len(body))
-        headers["Content-Security-Policy"] = CSP.format(script=f" 'nonce-{nonce}'")
-        headers["Cache-Control"] = "no-store"
+        body = b"".join(parts)
+        if self.route.name == "upload":
+            if body == b"[]":  # what Gradio makes of an upload that is cut off
+                raise _explain("upload", 400)
+        else:
+            body = self._with_nonce(start, body)
         self.started = True
         await self.send(start)
         await self.send({"type": "http.response.body", "body": body})
+
+    def _with_nonce(self, start: Message, html: bytes) -> bytes:
+        """Allow the scripts that are in a page, and no other inline ones."""
+        nonce = secrets.token_urlsafe(16)
+        body = html.replace(b"<script", f'<script nonce="{nonce}"'.encode())
+        headers = MutableHeaders(scope=start)
+        headers["Content-Length"] = str(len(body))
+        headers["Content-Security-Policy"] = CSP.format(inline=f" 'nonce-{nonce}'{self.guard.hashes()}")
+        headers["Cache-Control"] = "no-store"
+        return body
 
     async def _refuse(self, error: RequestError) -> None:
         if self.started:  # an event stream: it ends here
@@ -1003,7 +1052,7 @@ def _explain(route: str, status: int) -> RequestError:
         ("upload", 413): (
             413,
             "too_large",
-            f"A file has more than {film}, or all together more than {MAX_FILMS} such. Send a smaller file, or fewer.",
+            f"Too much came: a film may have {film}, its name 200 characters, and one upload {MAX_FILMS} films.",
         ),
         ("join", 503): (503, "queue_full", QUEUE_FULL),
         ("call", 503): (503, "queue_full", QUEUE_FULL),
