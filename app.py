@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import server
+
+os.environ["GRADIO_TEMP_DIR"] = server.uploads.claim()  # Gradio looks at it once, when it is imported
 try:
     import spaces  # on Spaces only; before PyTorch, which it changes on ZeroGPU
 except ImportError:
@@ -222,9 +225,11 @@ def _part(name: str, **props: Any) -> gr.HTML:
 
 def main() -> None:
     """Serve on 0.0.0.0:7860, or where GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say."""
-    timeout = float(os.environ.get("PNEUMOCAM_START_TIMEOUT") or 30)
+    timeout = server.seconds("PNEUMOCAM_START_TIMEOUT", 30)
     loaded = load_or_fall_back(os.environ.get("PNEUMOCAM_MODEL") or None, timeout=timeout)
-    build(loaded.classifier, loaded.notice).queue(default_concurrency_limit=2, max_size=64, api_open=False).launch(
+    demo = build(loaded.classifier, server.start(loaded.notice))
+    model = {"id": loaded.classifier.id, "revision": loaded.classifier.revision}
+    demo.queue(default_concurrency_limit=2, max_size=64, api_open=False).launch(
         **LOOK,
         allowed_paths=[str(HERE / "examples")],
         max_file_size="20mb",
@@ -233,6 +238,7 @@ def main() -> None:
         run_history=False,
         enable_monitoring=False,
         mcp_server=True,
+        app_kwargs=server.app_kwargs(demo, model, HERE / "examples"),
         ssr_mode=False,  # Spaces would turn it on: another page than the one that is tested
     )
 
