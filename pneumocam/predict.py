@@ -54,6 +54,11 @@ class Prediction:
     _features: Tensor | None = field(default=None, repr=False)
 
     @property
+    def classifier(self) -> Classifier:
+        """What gave this answer."""
+        return self._classifier
+
+    @property
     def radiograph(self) -> Radiograph | None:
         """The film that was answered; None if rejected."""
         return self._radiograph
