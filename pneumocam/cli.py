@@ -6,7 +6,7 @@ import glob
 import io
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def _predict(options: argparse.Namespace) -> int:
     if options.overlay:
         options.overlay.mkdir(parents=True, exist_ok=True)
     answered = 0
-    names = _distinct_names(options.files)
+    names = distinct_names(options.files)
     for file, name, prediction in zip(options.files, names, predict_many(classifier, options.files), strict=True):
         answered += prediction.status != "rejected"
         overlay = None
@@ -89,7 +89,7 @@ def _predict(options: argparse.Namespace) -> int:
     return 0 if answered else 1
 
 
-def _distinct_names(files: list[str]) -> list[str]:
+def distinct_names(files: Iterable[str]) -> list[str]:
     """Names for overlays: two files of one name in two folders must not overwrite each other."""
     names = dict[str, None]()
     for file in files:
@@ -176,20 +176,21 @@ def _rows_of(path: Path) -> list[Row]:
 
 def _rows_here(paths: list[str], classifier: Classifier, batch_size: int) -> Iterator[Row]:
     for path, prediction in zip(paths, predict_many(classifier, paths, batch_size=batch_size), strict=True):
-        yield _row(path, prediction)
+        yield table_row(path, prediction.to_dict())
 
 
-def _row(path: str, prediction: Prediction) -> Row:
-    shares = prediction.probabilities
+def table_row(path: str, answer: Mapping[str, Any]) -> Row:
+    """One row of the table, under `COLUMNS`, of what `Prediction.to_dict` gave."""
+    shares = answer["probabilities"]
     return {
         "path": path,
-        "status": prediction.status,
-        "label": prediction.label or "",
+        "status": answer["status"],
+        "label": answer["label"] or "",
         "p_normal": _fixed(shares.get("NORMAL")),
         "p_bacterial": _fixed(shares.get("BACTERIAL")),
         "p_viral": _fixed(shares.get("VIRAL")),
-        "p_pneumonia": _fixed(prediction.p_pneumonia),
-        "reason": prediction.reason.message if prediction.reason else "",
+        "p_pneumonia": _fixed(answer["p_pneumonia"]),
+        "reason": answer["reason"]["message"] if answer["reason"] else "",
     }
 
 
@@ -205,7 +206,7 @@ class _RayScorer:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         paths = [str(path) for path in batch["path"]]
         predictions = predict_many(self.classifier, paths, batch_size=self.batch_size)
-        rows = [_row(path, prediction) for path, prediction in zip(paths, predictions, strict=True)]
+        rows = [table_row(path, prediction.to_dict()) for path, prediction in zip(paths, predictions, strict=True)]
         return {column: np.array([row[column] for row in rows]) for column in COLUMNS}
 
 

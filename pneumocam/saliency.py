@@ -141,13 +141,15 @@ def draw_overlay(
     Returns:
         An RGB picture, as wide as the upload and a strip taller.
     """
-    heat = saliency.heatmap()[..., None]  # (H, W, 1)
-    colours = matplotlib.colormaps[colour_map](heat[..., 0])[..., :3] * 255  # (H, W, 3)
-    film = radiograph.pixels[..., None].astype(np.float32)  # (H, W, 1)
-    blended = film * (1 - opacity * heat) + colours * opacity * heat  # (H, W, 3)
+    heat = saliency.heatmap()  # (H, W)
+    palette = matplotlib.colormaps[colour_map](np.arange(256))[:, :3] * 255  # (256, 3)
+    colours = Image.fromarray((255 * heat).round().astype(np.uint8))
+    colours.putpalette(palette.round().astype(np.uint8).tobytes())
+    opaque = Image.fromarray((255 * opacity * heat).round().astype(np.uint8))
+    blended = Image.composite(colours.convert("RGB"), radiograph.to_pil().convert("RGB"), opaque)
     strip = _strip(radiograph.width, caption, saliency, colour_map)
     picture = Image.new("RGB", (radiograph.width, radiograph.height + strip.height))
-    picture.paste(Image.fromarray(blended.round().astype(np.uint8)))
+    picture.paste(blended)
     picture.paste(strip, (0, radiograph.height))
     return picture
 
