@@ -159,6 +159,10 @@ def start(notice: str | None = None) -> str | None:
     signal.signal(signal.SIGTERM, end)
     if trouble := uploads.trouble():
         logger.warning(trouble)
+        from gradio import routes  # not sooner: GRADIO_TEMP_DIR has to be set by then
+
+        # Gradio makes a folder there that is of no use here, and would not start without it.
+        routes.DEFAULT_TEMP_DIR = tempfile.gettempdir()  # type: ignore[attr-defined]
     return " ".join(filter(None, (notice, trouble))) or None
 
 
@@ -227,7 +231,7 @@ class Uploads:
             `trouble` says so, and it is tried again when somebody uploads.
 
         Raises:
-            SystemExit: the place belongs to another user.
+            SystemExit: the place belongs to another user, or nothing can be written anywhere.
         """
         self.quota = quota()
         base = _base()
@@ -306,18 +310,30 @@ uploads = Uploads()
 def _base() -> Path:
     """Where the folders of all processes lie."""
     if given := os.environ.get("GRADIO_TEMP_DIR"):
+        _temporary()  # other libraries need one, too
         return Path(given)
-    try:
-        base = Path(tempfile.gettempdir()) / f"pneumocam-{os.getuid()}"
-    except FileNotFoundError:  # nowhere can be written; Gradio must be able to name such a folder all the same
-        tempfile.tempdir = next((path for path in ("/dev/shm",) if os.access(path, os.W_OK)), "/tmp")  # noqa: S108
-        base = Path(tempfile.gettempdir()) / f"pneumocam-{os.getuid()}"
+    base = _temporary() / f"pneumocam-{os.getuid()}"
     with contextlib.suppress(OSError):
         base.mkdir(mode=0o700, exist_ok=True)
         info = base.lstat()
         if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():
             sys.exit(f"{base} belongs to somebody else; set GRADIO_TEMP_DIR to a folder of your own.")
     return base
+
+
+def _temporary() -> Path:
+    """The system's temporary folder, or shared memory where that is full or read-only."""
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        memory = "/dev/shm"  # noqa: S108 - nothing is made there but what has a name of its own
+        try:
+            tempfile.TemporaryFile(dir=memory).close()
+        except OSError:
+            sys.exit(f"{error}, nor in {memory}. The disk is full or read-only; set TMPDIR to a folder with some room.")
+        tempfile.tempdir = memory
+        logger.warning("No temporary folder can be written; uploads lie in %s.", memory)
+        return Path(memory)
 
 
 @contextlib.contextmanager
@@ -1146,9 +1162,9 @@ def forget(demo: Any, seen: dict[str, float], now: float, age: float = MAX_AGE) 
         now: seconds, of the same clock as in `seen`.
         age: seconds after which it is dropped.
     """
-    import gradio.routes
+    from gradio.routes import file_upload_statuses as progress
 
-    queue, progress = demo._queue, gradio.routes.file_upload_statuses
+    queue = demo._queue
     waiting = {event.session_hash for event in queue.event_ids_to_events.values()}
     idle = [session for session in queue.pending_messages_per_session if session not in waiting]
     kept = {*(f"events {session}" for session in idle), *(f"upload {name}" for name in progress._signals)}
