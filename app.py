@@ -238,6 +238,7 @@ def main() -> None:
         run_history=False,
         enable_monitoring=False,
         mcp_server=True,
+        state_session_capacity=512,  # every call without a session of its own counts as one
         app_kwargs=server.app_kwargs(demo, model, HERE / "examples"),
         ssr_mode=False,  # Spaces would turn it on: another page than the one that is tested
     )
