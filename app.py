@@ -17,7 +17,7 @@ except ImportError:
 import gradio as gr
 from PIL import Image
 
-from api import ANSWERED, add_endpoints
+from api import ANSWERED, Service, add_endpoints
 from pneumocam import Classifier, load_or_fall_back, targets
 from pneumocam.batching import Batcher
 
@@ -95,7 +95,7 @@ def build(classifier: Classifier, notice: str | None = None) -> gr.Blocks:
     def verdict(prediction: dict[str, Any] | None) -> str:
         return _verdict(prediction) if prediction else ""
 
-    with gr.Blocks(title="PneumoCAM", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
+    with Service(answer_film, title="PneumoCAM", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
         gr.Markdown(INTRODUCTION)
         if notice:
             gr.Markdown(f"**Note on the model.** {notice}", elem_id="notice")
@@ -143,7 +143,7 @@ def build(classifier: Classifier, notice: str | None = None) -> gr.Blocks:
         )
         image.clear(lambda: (None, None, None), None, results, api_visibility="private")
         answer.change(verdict, answer, summary, api_visibility="private", show_progress="hidden")
-        add_endpoints(answer_film)
+        add_endpoints(demo)
     blocks: gr.Blocks = demo
     return blocks
 

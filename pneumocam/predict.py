@@ -56,7 +56,9 @@ class Prediction:
     @property
     def p_pneumonia(self) -> float | None:
         """P(any kind of pneumonia) in [0, 1]; None if rejected."""
-        return sum(p for name, p in self.probabilities.items() if name != "NORMAL") if self.probabilities else None
+        if not self.probabilities:
+            return None
+        return min(1.0, sum(p for name, p in self.probabilities.items() if name != "NORMAL"))  # rounding exceeds 1
 
     def probability(self, target: str) -> float:
         """Of one label, or of `PNEUMONIA` for all its kinds together."""
