@@ -24,7 +24,7 @@ from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 
 import view
-from api import MAX_FILMS, add_endpoints
+from api import MAX_FILMS, Service, add_endpoints
 from pneumocam import Classifier, Prediction, Radiograph, load_or_fall_back, load_radiograph, targets
 from pneumocam.batching import Batcher
 
@@ -168,7 +168,7 @@ def build(classifier: Classifier, notice: str | None = None) -> gr.Blocks:
     examples = view.examples(classifier)
     wrong = [x for x in examples if x["label"] != x["truth"]][:4]
 
-    with gr.Blocks(title="PneumoCAM", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
+    with Service(desk.answer, title="PneumoCAM", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
         films = gr.State([])  # list[view.Film]: the last upload's
         with gr.Row(elem_id="top"):
             gr.HTML("<h1>PneumoCAM</h1>", apply_default_css=False, elem_id="brand")
@@ -193,7 +193,7 @@ def build(classifier: Classifier, notice: str | None = None) -> gr.Blocks:
                 galleries.append(_part("gallery", films=wrong, wrong=True, elem_id="failures"))
         _part("model", facts=facts, elem_id="model")
         saved = gr.File(visible="hidden", interactive=False)
-        add_endpoints(desk.answer)
+        add_endpoints(demo)
 
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 8}
         outputs = [viewer, table, films, upload]
