@@ -179,17 +179,17 @@ def build(classifier: Classifier, notice: str | None = None) -> gr.Blocks:
         with gr.Row(elem_id="main"):
             with gr.Column(scale=1, min_width=280, elem_id="entry"):
                 upload = gr.File(label=TEXT("drop_label"), file_count="multiple", height=180, elem_id="upload")
-                gr.Markdown(TEXT("drop_formats"), elem_classes="note")
-                gr.Markdown(TEXT("examples_title"), elem_classes="title")
+                gr.Markdown(TEXT("drop_formats"), elem_classes="aside")
+                gr.Markdown(TEXT("examples_title"), elem_classes="heading")
                 galleries = [_part("gallery", films=[x for x in examples if x["gallery"]], elem_id="examples")]
-                gr.Markdown(TEXT("examples_note"), elem_classes="note")
+                gr.Markdown(TEXT("examples_note"), elem_classes="aside")
             with gr.Column(scale=3, min_width=280, elem_id="results"):
                 table = _part("table", facts=facts, elem_id="table")
                 viewer = _part("viewer", facts=facts, elem_id="viewer")
         with gr.Accordion(TEXT("read_title"), open=False, elem_id="read"):
             gr.Markdown(TEXT("read_text"))
             if wrong:
-                gr.Markdown(TEXT("failures_title"), elem_classes="title")
+                gr.Markdown(TEXT("failures_title"), elem_classes="heading")
                 galleries.append(_part("gallery", films=wrong, wrong=True, elem_id="failures"))
         _part("model", facts=facts, elem_id="model")
         saved = gr.File(visible="hidden", interactive=False)
