@@ -27,6 +27,7 @@ import view
 from api import MAX_FILMS, Service, add_endpoints
 from pneumocam import Classifier, Prediction, Radiograph, load_or_fall_back, load_radiograph, targets
 from pneumocam.batching import Batcher
+from pneumocam.report import report
 
 if spaces:
     # ZeroGPU stops a Space that has no such function. Nobody calls this one: the network answers on the CPU sooner than
@@ -94,13 +95,11 @@ class Desk:
 
     def report(self, event: gr.EventData, films: list[view.Film]) -> str:
         """The report of one film as a file."""
-        from pneumocam.report import report
-
         film = _film(films, event.index)
         kind = _one_of(event.format, ("pdf", "png"))
         page = report(
             self._again(film).at(self._point(event)),
-            target=_one_of(event.target, targets(self.classifier)),
+            target=_one_of(event.explained, targets(self.classifier)),
             opacity=_share(event.opacity),
             colour_map=_one_of(event.colours, view.COLOUR_MAPS),
             format=kind,

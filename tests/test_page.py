@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, Download, Locator, Page, expect
 
 from pneumocam import Classifier, Prediction, predict
 from pneumocam.cli import COLUMNS, table_row
+from pneumocam.report import report
 from tests.conftest import EXAMPLES, App, running_app
 
 expect.set_options(timeout=60_000)  # on cores that are busy
@@ -468,7 +469,6 @@ def test_a_thirty_third_file_is_left_out_and_it_is_said(page: Page, tmp_path: Pa
 
 
 def test_the_report_is_of_what_is_shown(page: Page, bundled: Classifier) -> None:
-    make = pytest.importorskip("pneumocam.report").report
     give(page, NORMAL)
     answered(page, NORMAL.name).get_by_role("radio", name=EN["point_screening"]).check()
     page.get_by_label(EN["target"]).select_option("VIRAL")
@@ -478,7 +478,7 @@ def test_the_report_is_of_what_is_shown(page: Page, bundled: Classifier) -> None
     for kind in ("pdf", "png"):
         download = saved(page, f"report_{kind}")
         assert download.suggested_filename == f"pneumocam-report.{kind}"
-        expected = make(prediction, target="VIRAL", opacity=0.3, colour_map="cividis", format=kind)
+        expected = report(prediction, target="VIRAL", opacity=0.3, colour_map="cividis", format=kind)
         assert content(download) == expected
 
 

@@ -414,7 +414,7 @@
     report(format) {
       this.status.textContent = text("making");
       const { opacity, colours } = settings;
-      this.send({ format, index: this.index, point: this.point, target: this.explained, opacity, colours });
+      this.send({ format, index: this.index, point: this.point, explained: this.explained, opacity, colours });
     }
   }
 
