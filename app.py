@@ -238,7 +238,7 @@ def main() -> None:
         run_history=False,
         enable_monitoring=False,
         mcp_server=True,
-        app_kwargs=server.app_kwargs(demo, model, HERE / "examples"),
+        app_kwargs=server.app_kwargs(demo, model),
         ssr_mode=False,  # Spaces would turn it on: another page than the one that is tested
     )
 
