@@ -24,7 +24,7 @@ from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 
 import view
-from api import MAX_FILMS, add_endpoints
+from api import MAX_FILMS, Service, add_endpoints
 from pneumocam import Classifier, Prediction, Radiograph, load_or_fall_back, load_radiograph, targets
 from pneumocam.batching import Batcher
 
@@ -168,7 +168,7 @@ def build(classifier: Classifier, notice: str | None = None) -> gr.Blocks:
     examples = view.examples(classifier)
     wrong = [x for x in examples if x["label"] != x["truth"]][:4]
 
-    with gr.Blocks(title="PneumoCAM", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
+    with Service(desk.answer, title="PneumoCAM", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
         films = gr.State([])  # list[view.Film]: the last upload's
         with gr.Row(elem_id="top"):
             gr.HTML("<h1>PneumoCAM</h1>", apply_default_css=False, elem_id="brand")
@@ -179,21 +179,21 @@ def build(classifier: Classifier, notice: str | None = None) -> gr.Blocks:
         with gr.Row(elem_id="main"):
             with gr.Column(scale=1, min_width=280, elem_id="entry"):
                 upload = gr.File(label=TEXT("drop_label"), file_count="multiple", height=180, elem_id="upload")
-                gr.Markdown(TEXT("drop_formats"), elem_classes="note")
-                gr.Markdown(TEXT("examples_title"), elem_classes="title")
+                gr.Markdown(TEXT("drop_formats"), elem_classes="aside")
+                gr.Markdown(TEXT("examples_title"), elem_classes="heading")
                 galleries = [_part("gallery", films=[x for x in examples if x["gallery"]], elem_id="examples")]
-                gr.Markdown(TEXT("examples_note"), elem_classes="note")
+                gr.Markdown(TEXT("examples_note"), elem_classes="aside")
             with gr.Column(scale=3, min_width=280, elem_id="results"):
                 table = _part("table", facts=facts, elem_id="table")
                 viewer = _part("viewer", facts=facts, elem_id="viewer")
         with gr.Accordion(TEXT("read_title"), open=False, elem_id="read"):
             gr.Markdown(TEXT("read_text"))
             if wrong:
-                gr.Markdown(TEXT("failures_title"), elem_classes="title")
+                gr.Markdown(TEXT("failures_title"), elem_classes="heading")
                 galleries.append(_part("gallery", films=wrong, wrong=True, elem_id="failures"))
         _part("model", facts=facts, elem_id="model")
         saved = gr.File(visible="hidden", interactive=False)
-        add_endpoints(desk.answer)
+        add_endpoints(demo)
 
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 8}
         outputs = [viewer, table, films, upload]
@@ -238,6 +238,7 @@ def main() -> None:
         run_history=False,
         enable_monitoring=False,
         mcp_server=True,
+        state_session_capacity=512,  # every call without a session of its own counts as one
         app_kwargs=server.app_kwargs(demo, model),
         ssr_mode=False,  # Spaces would turn it on: another page than the one that is tested
     )

@@ -391,7 +391,7 @@ ROUTES = (
     _route("asset", "GET HEAD", r"/static/(img|js|fonts)(/[\w-]+(\.[\w-]+)*)+"),
     _route("asset", "GET HEAD", r"/(theme\.css|favicon\.ico|robots\.txt|manifest\.json|pwa_icon(/(192|512))?)"),
     _route("config", "GET", r"/config/?"),
-    _route("info", "GET", r"/gradio_api/(info/?|app_id/?|startup-events)"),
+    _route("info", "GET", r"/gradio_api/(info/?|openapi\.json|app_id/?|startup-events)"),
     _route("healthz", "GET HEAD", "/healthz"),
     _route("upload", "POST", "/gradio_api/upload", upload_id=_SESSION),
     _route("progress", "GET", "/gradio_api/upload_progress", upload_id=_SESSION),
@@ -629,7 +629,7 @@ class Guard:
         self.app, self.demo, self.model = app, demo, model
         self.open = 0  # requests
         self.held = 0  # bytes of JSON bodies
-        self.joining: Counter[str] = Counter()
+        self.busy: Counter[str] = Counter()  # requests at work by client: those that are on their way into a queue
         self._endpoints: dict[str, tuple[Any, list[dict[str, Any]]]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -657,32 +657,43 @@ class Guard:
         digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
         return "".join(f" 'sha256-{digest}'" for digest in digests)
 
-    def check_share(self, session: str | None, host: str) -> None:
+    def check_share(self, session: str | None, host: str) -> str:
         """One client may fill no more than a quarter of the queue, one public address no more than half.
 
         Args:
             session: what the client calls itself, if it does.
             host: its address; behind a proxy that is not trusted, the proxy's.
 
+        Returns:
+            Whose request it is, for `busy`.
+
         Raises:
             RequestError: it has as much waiting already.
         """
-        queue = self.demo._queue
-        share = max(1, (queue.max_size or 64) // 4)
-        waiting = [event for one in queue.event_queue_per_concurrency_id.values() for event in one.queue]
+        waiting = [event for one in self.demo._queue.event_queue_per_concurrency_id.values() for event in one.queue]
         there = [event for event in waiting if _host(event.request.scope) == host]
         mine = (
             [event for event in waiting if event.session_hash == session]
             if session
             else [event for event in there if event.session_hash == event._id]  # as Gradio names who has no session
         )
-        if len(mine) + self.joining[session or host] >= share or (_is_public(host) and len(there) >= 2 * share):
-            raise RequestError(
-                429,
-                "too_many_waiting",
-                "As many of your requests wait already as one client may have in the queue. Wait for their answers, "
-                "then send more.",
-            )
+        client, share = f"queue {session or host}", self._share()
+        if len(mine) + self.busy[client] >= share or (_is_public(host) and len(there) >= 2 * share):
+            raise RequestError(429, "busy", BUSY)
+        return client
+
+    def check_tools(self, host: str) -> str:
+        """As `check_share`, for calls of tools, which have a queue of their own: of a public address's at once."""
+        client = f"tools {host}"
+        if _is_public(host) and self.busy[client] >= self._share():
+            raise RequestError(429, "busy", BUSY)
+        return client
+
+    def _share(self) -> int:
+        return max(1, (self.demo._queue.max_size or 64) // 4)
+
+
+BUSY = "As many of your requests wait already as one client may have waiting. Wait for their answers, then send more."
 
 
 def _host(scope: Scope) -> str:
@@ -830,16 +841,19 @@ class Exchange:
             raise RequestError(
                 415, "bad_request", "Expected a JSON object; send it with Content-Type: application/json."
             )
-        limit = MAX_MCP if self.route.name == "mcp" else MAX_JSON
-        value = parse(await self._body(limit))
+        name, host = self.route.name, _host(self.scope)
+        value = parse(await self._body(MAX_MCP if name == "mcp" else MAX_JSON))
+        client = ""
         try:
-            checked = getattr(self, f"_check_{self.route.name}")(value)
+            checked = getattr(self, f"_check_{name}")(value)
+            if name in ("join", "call", "call_v2"):
+                client = self.guard.check_share(checked.get("session_hash") if name != "call_v2" else None, host)
+            elif name == "mcp":
+                client = self.guard.check_tools(host)
         except RequestError as error:
-            if self.route.name != "mcp" or error.status != 422 or value.get("id") is None:
+            if name != "mcp" or error.status not in (422, 429) or value.get("id") is None:
                 raise
-            content = [{"type": "text", "text": error.message}]  # what reaches the one who called the tool
-            result = {"content": content, "isError": True}
-            await self._respond(200, {"jsonrpc": "2.0", "id": value["id"], "result": result})
+            await self._refuse_tool(value["id"], error)
             return
         body = json.dumps(checked).encode()  # so that what follows cannot read it otherwise
         headers = MutableHeaders(scope=self.scope)
@@ -850,22 +864,11 @@ class Exchange:
         async def replayed() -> Message:
             return next(messages, None) or await self.receive()
 
-        if self.route.name not in ("join", "call", "call_v2"):
-            await self._pass(replayed)
-            return
-        session = None if self.route.name == "call_v2" else checked.get("session_hash")
-        host = _host(self.scope)
-        try:
-            self.guard.check_share(session, host)
-        except RequestError as error:
-            if self.headers.get("x-gradio-user") == "mcp":  # its client says in words only what 503 means
-                error.status = 503
-            raise
-        self.guard.joining[session or host] += 1
+        self.guard.busy[client] += 1
         try:
             await self._pass(replayed)
         finally:
-            self.guard.joining -= Counter([session or host])
+            self.guard.busy -= Counter([client])
 
     async def _body(self, limit: int) -> bytes:
         too_large = RequestError(
@@ -952,12 +955,7 @@ class Exchange:
         params = value.get("params", {})
         if value.get("jsonrpc") != "2.0" or not isinstance(params, dict) or type(value.get("id")) not in MCP_IDS:
             raise RequestError(400, "bad_request", "The body is no message of MCP; expected JSON-RPC 2.0.")
-        arguments = params.get("arguments")
-        check_files(arguments)
-        given = list(arguments.values()) if isinstance(arguments, dict) else []
-        given += [item for items in given if isinstance(items, list) for item in items]
-        if any(isinstance(item, str) and _is_url(item) for item in given):
-            raise RequestError(422, "no_url", NO_URL)
+        check_files(params)
         return value
 
     # Answers
@@ -1013,6 +1011,11 @@ class Exchange:
         headers["Content-Security-Policy"] = CSP.format(inline=f" 'nonce-{nonce}'{self.guard.hashes()}")
         headers["Cache-Control"] = "no-store"
         return body
+
+    async def _refuse_tool(self, number: Any, error: RequestError) -> None:
+        """As MCP tells errors to the one who called a tool."""
+        content = [{"type": "text", "text": f"{error.code}: {error.message}"}]
+        await self._respond(200, {"jsonrpc": "2.0", "id": number, "result": {"content": content, "isError": True}})
 
     async def _refuse(self, error: RequestError) -> None:
         if self.started:  # an event stream: it ends here

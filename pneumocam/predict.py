@@ -54,6 +54,11 @@ class Prediction:
     _features: Tensor | None = field(default=None, repr=False)
 
     @property
+    def classifier(self) -> Classifier:
+        """What gave this answer."""
+        return self._classifier
+
+    @property
     def radiograph(self) -> Radiograph | None:
         """The film that was answered; None if rejected."""
         return self._radiograph
@@ -61,7 +66,9 @@ class Prediction:
     @property
     def p_pneumonia(self) -> float | None:
         """P(any kind of pneumonia) in [0, 1]; None if rejected."""
-        return sum(p for name, p in self.probabilities.items() if name != "NORMAL") if self.probabilities else None
+        if not self.probabilities:
+            return None
+        return min(1.0, sum(p for name, p in self.probabilities.items() if name != "NORMAL"))  # rounding exceeds 1
 
     def at(self, operating_point: str) -> "Prediction":
         """The same film's answer at another of the model's operating points; the backbone does not run again.

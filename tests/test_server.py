@@ -452,7 +452,7 @@ def test_one_client_has_a_quarter_of_the_queue_and_all_together_the_whole(servic
             assert service.join("size", [None, 1], client).status_code == 200
         if client != "d":
             refused = service.join("size", [None, 1], client)
-            assert code(refused) == (429, "too_many_waiting")
+            assert code(refused) == (429, "busy")
             assert int(refused.headers["retry-after"]) > 0
     assert service.http.get("/healthz").json()["queue"] == {"waiting": 8, "limit": 8}
     full = service.join("size", [None, 1], "e")
@@ -491,7 +491,7 @@ def test_clients_without_a_session_are_told_apart_by_address(service: Service, c
     calls = [service.call("size", [None])]
     until(lambda: service.waiting() == 0)
     calls += [service.call("size", [None]) for _ in range(2)]
-    assert code(service.call("size", [None])) == (429, "too_many_waiting")
+    assert code(service.call("size", [None])) == (429, "busy")
     calls.append(service.call("size", [None], session_hash="named"))
     elsewhere = {"X-Forwarded-For": "203.0.113.7"}  # uvicorn trusts a proxy on this machine
     far = service.http.post("/gradio_api/call/size", json={"data": [None]}, headers=elsewhere)

@@ -33,7 +33,7 @@
 
     build() {
       this.rows = null;
-      this.element.classList.toggle("none", !this.value);
+      this.element.classList.toggle("away", !this.value);
       if (!this.value) return this.body.replaceChildren();
       this.rows = make("tbody", { role: "rowgroup" }); // roles, since a phone shows rows as cards
       this.headings = this.columns().map(({ key, name, sorts }) => {
@@ -54,7 +54,7 @@
           this.bar,
           (this.choice = this.points()),
           make("div.wide", { role: "region", tabindex: "0", "aria-labelledby": "compare-title" }, make("table", { role: "table" }, make("thead", { role: "rowgroup" }, make("tr", { role: "row" }, ...this.headings)), this.rows)),
-          make("div.row", {}, ...this.takes, make("button", { type: "button", onclick: () => this.clear() }, text("clear"))),
+          make("div.choices", {}, ...this.takes, make("button", { type: "button", onclick: () => this.clear() }, text("clear"))),
         ),
       );
       this.fill();
@@ -212,7 +212,7 @@
     const build = () => {
       element.replaceChildren(
         make(
-          "ul.gallery",
+          "ul.films",
           {},
           ...props.films.map(({ file, truth, label, status, thumbnail }, i) => {
             const answer = label ? named("short", label) + (status === "uncertain" ? ` (${text("status_uncertain")})` : "") : text("answer_rejected");

@@ -100,7 +100,7 @@
     build() {
       const parts = this.row && !this.busy ? this.result() : [this.busy ? this.waiting() : this.empty()];
       this.body.replaceChildren(...parts);
-      this.element.classList.toggle("none", !this.row && !this.busy && Boolean(pneumocam.compared?.value));
+      this.element.classList.toggle("away", !this.row && !this.busy && Boolean(pneumocam.compared?.value));
       if (!this.row || this.busy) {
         if (this.busy) this.status.textContent = text("reading");
         return;
@@ -114,7 +114,7 @@
 
     empty() {
       return make(
-        "section.card.empty",
+        "section.card.before",
         { "aria-labelledby": "empty-title" },
         make("div.ghost", { "aria-hidden": "true" }, make("div.ghost-film"), make("div.ghost-line")),
         make("h2", { id: "empty-title" }, text("empty_title")),
@@ -179,14 +179,14 @@
       const bar = make(
         "div.scale",
         { role: "img", "aria-label": text("scale", values) },
-        make("span.band"),
-        make("span.line"),
-        make("span.value"),
+        make("span.unsure"),
+        make("span.threshold"),
+        make("span.mark-at"),
       );
       const across = (share) => `${100 * share}%`;
-      bar.querySelector(".band").style.cssText = `left: ${across(band[0])}; width: ${across(band[1] - band[0])}`;
-      bar.querySelector(".line").style.left = across(threshold);
-      bar.querySelector(".value").style.left = across(p);
+      bar.querySelector(".unsure").style.cssText = `left: ${across(band[0])}; width: ${across(band[1] - band[0])}`;
+      bar.querySelector(".threshold").style.left = across(threshold);
+      bar.querySelector(".mark-at").style.left = across(p);
       return make("div.scale-row", {}, make("span", { "aria-hidden": "true" }, percent(0)), bar, make("span", { "aria-hidden": "true" }, percent(1)));
     }
 
@@ -364,7 +364,7 @@
       const block = (title, ...content) => make("details", {}, make("summary", {}, title), ...content);
       this.details.replaceChildren(
         ...[
-          row.maps ? make("section.card.all", { "aria-labelledby": "all-title" }, make("h3", { id: "all-title" }, text("probabilities")), this.bars(now)) : null,
+          row.maps ? make("section.card.shares", { "aria-labelledby": "all-title" }, make("h3", { id: "all-title" }, text("probabilities")), this.bars(now)) : null,
           row.maps ? this.reports() : null,
           row.image
             ? block(
@@ -380,7 +380,7 @@
               )
             : null,
           block(text("model"), make("dl", {}, pair(text("model"), now.model.id), pair(text("revision"), now.model.revision))),
-          block(text("json"), make("div.row", {}, copy, keep), make("pre", { tabindex: "0", lang: "en", "aria-label": text("json") }, json)),
+          block(text("json"), make("div.choices", {}, copy, keep), make("pre", { tabindex: "0", lang: "en", "aria-label": text("json") }, json)),
         ].filter(Boolean),
       );
       this.details.querySelectorAll("details").forEach((x, i) => (x.open = Boolean(open[i])));
@@ -404,7 +404,7 @@
         { "aria-labelledby": "report-title" },
         make("h3", { id: "report-title" }, text("report")),
         make(
-          "div.row",
+          "div.choices",
           {},
           ...["pdf", "png"].map((format) => make("button.main", { type: "button", onclick: () => this.report(format) }, text(`report_${format}`))),
         ),
