@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, Download, Locator, Page, expect
 
 from pneumocam import Classifier, Prediction, predict
 from pneumocam.cli import COLUMNS, table_row
-from tests.conftest import EXAMPLES, App
+from tests.conftest import EXAMPLES, App, running_app
 
 expect.set_options(timeout=60_000)  # on cores that are busy
 WEB = Path(__file__).parents[1] / "web"
@@ -368,7 +368,7 @@ def test_all_of_it_by_keyboard_alone(page: Page) -> None:
     expect(page.get_by_text("It shows what moved the network")).to_be_visible()
 
 
-def test_how_to_read_this_has_examples_that_the_model_gets_wrong(page: Page, bundled: Classifier) -> None:
+def test_how_to_read_this_has_examples_that_the_model_gets_wrong(page: Page) -> None:
     page.get_by_role("button", name=EN["read_title"]).click()
     button = page.locator("#failures button").first
     button.click()
@@ -515,7 +515,7 @@ def test_no_sentence_was_left_in_english() -> None:
 def test_every_text_is_used_and_none_is_missing() -> None:
     source = "".join(path.read_text() for path in [*WEB.glob("*.js"), WEB.parent / "app.py"])
     built = ("label_", "short_", "answer_", "reason_", "point_", "status_", "report_")  # by name
-    asked = {key for key in re.findall(r"\b(?:text|TEXT)\([\"'](\w+)[\"']", source)}
+    asked = set(re.findall(r"\b(?:text|TEXT)\([\"'](\w+)[\"']", source))
     assert asked <= EN.keys()
     for key in EN:
         assert key in asked or key.startswith(built) or f'"{key}"' in source, key
