@@ -238,7 +238,7 @@ def main() -> None:
         enable_monitoring=False,
         mcp_server=True,
         state_session_capacity=512,  # every call without a session of its own counts as one
-        app_kwargs=server.app_kwargs(demo, model, HERE / "examples"),
+        app_kwargs=server.app_kwargs(demo, model),
         ssr_mode=False,  # Spaces would turn it on: another page than the one that is tested
     )
 

@@ -270,15 +270,15 @@ class Uploads:
             return "The space for uploads is used up. Films are deleted within the hour; please come back later."
         return None
 
-    def sweep(self, age: float = MAX_AGE) -> None:
-        """Delete what is older than `age` seconds, and what aborted uploads left; measure what the folder holds."""
+    def sweep(self) -> None:
+        """Delete what is older than MAX_AGE, and what aborted uploads left; measure what the folder holds."""
         now, held = time.time(), 0
         for folder, _, names in os.walk(self.path, topdown=False):
             for path in (Path(folder) / name for name in names):
-                limit = ORPHAN_AGE if Path(folder) == self.path else age
+                age = ORPHAN_AGE if Path(folder) == self.path else MAX_AGE
                 with contextlib.suppress(OSError):
                     info = path.stat()
-                    if abs(now - info.st_mtime) > min(limit, age) and path not in self.own:
+                    if abs(now - info.st_mtime) > age and path not in self.own:
                         path.unlink()
                     else:
                         held += info.st_blocks * 512
@@ -391,7 +391,7 @@ ROUTES = (
     _route("asset", "GET HEAD", r"/static/(img|js|fonts)(/[\w-]+(\.[\w-]+)*)+"),
     _route("asset", "GET HEAD", r"/(theme\.css|favicon\.ico|robots\.txt|manifest\.json|pwa_icon(/(192|512))?)"),
     _route("config", "GET", r"/config/?"),
-    _route("info", "GET", r"/gradio_api/(info/?|app_id/?|startup-events)"),
+    _route("info", "GET", r"/gradio_api/(info/?|openapi\.json|app_id/?|startup-events)"),
     _route("healthz", "GET HEAD", "/healthz"),
     _route("upload", "POST", "/gradio_api/upload", upload_id=_SESSION),
     _route("progress", "GET", "/gradio_api/upload_progress", upload_id=_SESSION),
@@ -523,12 +523,11 @@ def check_values(function: Any, data: list[Any]) -> None:
 FILE = '{"path": what /gradio_api/upload answered, "meta": {"_type": "gradio.FileData"}}'
 
 
-def check_files(value: Any, folders: tuple[Path, ...]) -> list[Path]:
+def check_files(value: Any) -> list[Path]:
     """The uploads that a request names.
 
     Args:
         value: parsed JSON.
-        folders: where a file may lie.
 
     Raises:
         RequestError: a file is named by an address, which Gradio would fetch, or is no upload.
@@ -543,7 +542,7 @@ def check_files(value: Any, folders: tuple[Path, ...]) -> list[Path]:
         if isinstance(path, str) and "meta" in item and not isinstance(meta, dict):
             raise _invalid(f"meta is {_kind(meta)}; expected {FILE}.")
         if isinstance(meta, dict) and meta.get("_type") == "gradio.FileData":
-            if not isinstance(path, str) or not _lies_in(path, folders):
+            if not isinstance(path, str) or not _is_upload(path):
                 raise RequestError(
                     422, "not_an_upload", "A film is named that was not uploaded here. Upload it first, then name it."
                 )
@@ -562,9 +561,9 @@ def _is_url(text: str) -> bool:
     return text.lstrip().lower().startswith(("http:", "https:", "ftp:", "file:", "//"))
 
 
-def _lies_in(path: str, folders: tuple[Path, ...]) -> bool:
-    plain = os.path.normpath(path)
-    return plain == path and "\0" not in path and any(Path(path).is_relative_to(folder) for folder in folders)
+def _is_upload(path: str) -> bool:
+    plain = os.path.normpath(path) == path and "\0" not in path
+    return plain and Path(path).is_relative_to(uploads.path) and path != str(uploads.path)
 
 
 # The guard
@@ -624,15 +623,13 @@ class Guard:
         app: what answers.
         demo: the Blocks behind it, for its endpoints and its queue.
         model: id and revision, for /healthz.
-        examples: folder whose films may be named like uploads.
     """
 
-    def __init__(self, app: ASGIApp, demo: Any, model: dict[str, str], examples: Path) -> None:
+    def __init__(self, app: ASGIApp, demo: Any, model: dict[str, str]) -> None:
         self.app, self.demo, self.model = app, demo, model
-        self.folders = (uploads.path, examples)
         self.open = 0  # requests
         self.held = 0  # bytes of JSON bodies
-        self.joining: Counter[str] = Counter()
+        self.busy: Counter[str] = Counter()  # requests at work by client: those that are on their way into a queue
         self._endpoints: dict[str, tuple[Any, list[dict[str, Any]]]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -660,32 +657,43 @@ class Guard:
         digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
         return "".join(f" 'sha256-{digest}'" for digest in digests)
 
-    def check_share(self, session: str | None, host: str) -> None:
+    def check_share(self, session: str | None, host: str) -> str:
         """One client may fill no more than a quarter of the queue, one public address no more than half.
 
         Args:
             session: what the client calls itself, if it does.
             host: its address; behind a proxy that is not trusted, the proxy's.
 
+        Returns:
+            Whose request it is, for `busy`.
+
         Raises:
             RequestError: it has as much waiting already.
         """
-        queue = self.demo._queue
-        share = max(1, (queue.max_size or 64) // 4)
-        waiting = [event for one in queue.event_queue_per_concurrency_id.values() for event in one.queue]
+        waiting = [event for one in self.demo._queue.event_queue_per_concurrency_id.values() for event in one.queue]
         there = [event for event in waiting if _host(event.request.scope) == host]
         mine = (
             [event for event in waiting if event.session_hash == session]
             if session
             else [event for event in there if event.session_hash == event._id]  # as Gradio names who has no session
         )
-        if len(mine) + self.joining[session or host] >= share or (_is_public(host) and len(there) >= 2 * share):
-            raise RequestError(
-                429,
-                "too_many_waiting",
-                "As many of your requests wait already as one client may have in the queue. Wait for their answers, "
-                "then send more.",
-            )
+        client, share = f"queue {session or host}", self._share()
+        if len(mine) + self.busy[client] >= share or (_is_public(host) and len(there) >= 2 * share):
+            raise RequestError(429, "busy", BUSY)
+        return client
+
+    def check_tools(self, host: str) -> str:
+        """As `check_share`, for calls of tools, which have a queue of their own: of a public address's at once."""
+        client = f"tools {host}"
+        if _is_public(host) and self.busy[client] >= self._share():
+            raise RequestError(429, "busy", BUSY)
+        return client
+
+    def _share(self) -> int:
+        return max(1, (self.demo._queue.max_size or 64) // 4)
+
+
+BUSY = "As many of your requests wait already as one client may have waiting. Wait for their answers, then send more."
 
 
 def _host(scope: Scope) -> str:
@@ -812,7 +820,7 @@ class Exchange:
             await self._pass(counted)
         finally:
             uploads.receiving -= 1
-            if not 200 <= self.status < 300:
+            if not self.started:
                 await asyncio.to_thread(uploads.clear_orphans)
 
     async def _next(self) -> Message:
@@ -833,16 +841,19 @@ class Exchange:
             raise RequestError(
                 415, "bad_request", "Expected a JSON object; send it with Content-Type: application/json."
             )
-        limit = MAX_MCP if self.route.name == "mcp" else MAX_JSON
-        value = parse(await self._body(limit))
+        name, host = self.route.name, _host(self.scope)
+        value = parse(await self._body(MAX_MCP if name == "mcp" else MAX_JSON))
+        client = ""
         try:
-            checked = getattr(self, f"_check_{self.route.name}")(value)
+            checked = getattr(self, f"_check_{name}")(value)
+            if name in ("join", "call", "call_v2"):
+                client = self.guard.check_share(checked.get("session_hash") if name != "call_v2" else None, host)
+            elif name == "mcp":
+                client = self.guard.check_tools(host)
         except RequestError as error:
-            if self.route.name != "mcp" or error.status != 422 or value.get("id") is None:
+            if name != "mcp" or error.status not in (422, 429) or value.get("id") is None:
                 raise
-            content = [{"type": "text", "text": error.message}]  # what reaches the one who called the tool
-            result = {"content": content, "isError": True}
-            await self._respond(200, {"jsonrpc": "2.0", "id": value["id"], "result": result})
+            await self._refuse_tool(value["id"], error)
             return
         body = json.dumps(checked).encode()  # so that what follows cannot read it otherwise
         headers = MutableHeaders(scope=self.scope)
@@ -853,22 +864,11 @@ class Exchange:
         async def replayed() -> Message:
             return next(messages, None) or await self.receive()
 
-        if self.route.name not in ("join", "call", "call_v2"):
-            await self._pass(replayed)
-            return
-        session = None if self.route.name == "call_v2" else checked.get("session_hash")
-        host = _host(self.scope)
-        try:
-            self.guard.check_share(session, host)
-        except RequestError as error:
-            if self.headers.get("x-gradio-user") == "mcp":  # its client says in words only what 503 means
-                error.status = 503
-            raise
-        self.guard.joining[session or host] += 1
+        self.guard.busy[client] += 1
         try:
             await self._pass(replayed)
         finally:
-            self.guard.joining -= Counter([session or host])
+            self.guard.busy -= Counter([client])
 
     async def _body(self, limit: int) -> bytes:
         too_large = RequestError(
@@ -902,7 +902,7 @@ class Exchange:
             )
         if len(value["data"]) != len(function.inputs):
             raise _invalid(f"data has {len(value['data'])} values; expected {len(function.inputs)}.")
-        paths = check_files(value, self.guard.folders)
+        paths = check_files(value)
         check_values(function, value["data"])
         if function.api_visibility != "public" and not all(path.is_file() for path in paths):
             raise RequestError(410, "upload_gone", GONE)  # endpoints for programs say it themselves
@@ -919,7 +919,7 @@ class Exchange:
                 names = ", ".join(one["parameter_name"] for one in parameters) or "none"
                 raise _invalid(f"data has {len(data)} values; expected these, in their order: {names}.")
             data = value["data"] = data + [one["parameter_default"] for one in missing]
-        check_files(value, self.guard.folders)
+        check_files(value)
         check_values(function, data)
         return value
 
@@ -931,7 +931,7 @@ class Exchange:
         if not needed <= value.keys() <= names:
             known = ", ".join(sorted(names)) or "none"
             raise _invalid(f"The body has other names than this endpoint's parameters; expected {known}.")
-        check_files(value, self.guard.folders)
+        check_files(value)
         check_values(function, [value.get(one["parameter_name"]) for one in parameters])
         return value
 
@@ -955,12 +955,7 @@ class Exchange:
         params = value.get("params", {})
         if value.get("jsonrpc") != "2.0" or not isinstance(params, dict) or type(value.get("id")) not in MCP_IDS:
             raise RequestError(400, "bad_request", "The body is no message of MCP; expected JSON-RPC 2.0.")
-        arguments = params.get("arguments")
-        check_files(arguments, self.guard.folders)
-        given = list(arguments.values()) if isinstance(arguments, dict) else []
-        given += [item for items in given if isinstance(items, list) for item in items]
-        if any(isinstance(item, str) and _is_url(item) for item in given):
-            raise RequestError(422, "no_url", NO_URL)
+        check_files(params)
         return value
 
     # Answers
@@ -1016,6 +1011,11 @@ class Exchange:
         headers["Content-Security-Policy"] = CSP.format(inline=f" 'nonce-{nonce}'{self.guard.hashes()}")
         headers["Cache-Control"] = "no-store"
         return body
+
+    async def _refuse_tool(self, number: Any, error: RequestError) -> None:
+        """As MCP tells errors to the one who called a tool."""
+        content = [{"type": "text", "text": f"{error.code}: {error.message}"}]
+        await self._respond(200, {"jsonrpc": "2.0", "id": number, "result": {"content": content, "isError": True}})
 
     async def _refuse(self, error: RequestError) -> None:
         if self.started:  # an event stream: it ends here
@@ -1094,7 +1094,10 @@ def clear_event(body: bytes) -> bytes:
     is_call = head == b"event: error\n"
     if not is_call and not (head == b"" and (b'"success":false' in text or b'"unexpected_error"' in text)):
         return body
-    value = json.loads(text)
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return body
     if not isinstance(value, dict):  # what a call gets that has no such event
         value = {"error": UNKNOWN}
     elif value.get("msg") == "unexpected_error":
@@ -1118,13 +1121,12 @@ def _clear_mcp(body: bytes) -> bytes:
 # Housekeeping
 
 
-def app_kwargs(demo: Any, model: dict[str, str], examples: Path) -> dict[str, Any]:
+def app_kwargs(demo: Any, model: dict[str, str]) -> dict[str, Any]:
     """What `launch` is to hand to FastAPI, so that the guard stands before the page.
 
     Args:
         demo: the Blocks that are launched.
         model: id and revision of what answers.
-        examples: folder of films that the page offers.
     """
 
     @contextlib.asynccontextmanager
@@ -1138,7 +1140,7 @@ def app_kwargs(demo: Any, model: dict[str, str], examples: Path) -> dict[str, An
         finally:
             task.cancel()
 
-    guard = Middleware(Guard, demo=demo, model=model, examples=examples)
+    guard = Middleware(Guard, demo=demo, model=model)
     return {"middleware": [guard], "lifespan": lifespan, "openapi_url": None}
 
 
@@ -1147,20 +1149,18 @@ async def _keep_house(demo: Any) -> None:
     while True:
         try:
             await asyncio.to_thread(uploads.sweep)
-            forget(demo, seen, time.monotonic())
+            forget(demo, seen)
         except Exception as error:
             _log_failure(error)
         await asyncio.sleep(SWEEP)
 
 
-def forget(demo: Any, seen: dict[str, float], now: float, age: float = MAX_AGE) -> None:
+def forget(demo: Any, seen: dict[str, float]) -> None:
     """Drop what Gradio remembers of clients that went: names of their files, and answers that nobody fetched.
 
     Args:
         demo: the Blocks.
         seen: of each thing remembered, when it was first seen; kept from call to call.
-        now: seconds, of the same clock as in `seen`.
-        age: seconds after which it is dropped.
     """
     from gradio.routes import file_upload_statuses as progress
 
@@ -1171,7 +1171,7 @@ def forget(demo: Any, seen: dict[str, float], now: float, age: float = MAX_AGE) 
     for gone in seen.keys() - kept:
         del seen[gone]
     for key in kept:
-        if now - seen.setdefault(key, now) > age:
+        if time.monotonic() - seen.setdefault(key, time.monotonic()) > MAX_AGE:
             kind, name = key.split(" ", 1)
             if kind == "events":
                 queue.pending_messages_per_session.pop(name, None)
@@ -1181,7 +1181,7 @@ def forget(demo: Any, seen: dict[str, float], now: float, age: float = MAX_AGE) 
                 progress._signals.pop(name, None)
     holder = demo.state_holder
     for session, used in list(holder.time_last_used.items()):
-        if (datetime.now() - used).total_seconds() > age:
+        if session not in waiting and (datetime.now() - used).total_seconds() > MAX_AGE:
             holder.session_data.pop(session, None)
             holder.time_last_used.pop(session, None)
     for names in demo.temp_file_sets:
