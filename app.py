@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import server
+
+os.environ["GRADIO_TEMP_DIR"] = server.uploads.claim()  # Gradio looks at it once, when it is imported
 try:
     import spaces  # on Spaces only; before PyTorch, which it changes on ZeroGPU
 except ImportError:
@@ -21,7 +24,7 @@ from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 
 import view
-from api import MAX_FILMS, add_endpoints
+from api import MAX_FILMS, Service, add_endpoints
 from pneumocam import Classifier, Prediction, Radiograph, load_or_fall_back, load_radiograph, targets
 from pneumocam.batching import Batcher
 from pneumocam.report import report
@@ -33,6 +36,7 @@ if spaces:
 
 HERE = Path(__file__).parent
 WEB = HERE / "web"
+PASSES = min(4, os.cpu_count() or 1)  # of the network at once; with more, Python itself is what they wait for
 SCRIPTS = ("page.js", "film.js", "viewer.js", "table.js")  # in this order
 TEXTS: dict[str, dict[str, str]] = json.loads((WEB / "i18n.json").read_text(encoding="utf-8"))
 TEXT = gr.I18n(**TEXTS)
@@ -52,7 +56,7 @@ class Desk:
 
     def __init__(self, classifier: Classifier) -> None:
         self.classifier = classifier
-        self.answer = Batcher(classifier)
+        self.answer = Batcher(classifier, passes=PASSES)
 
     def read(self, uploads: list[dict[str, Any]] | None) -> Iterator[Outputs]:
         """Films that were uploaded; Gradio has checked their paths."""
@@ -163,7 +167,7 @@ def build(classifier: Classifier, notice: str | None = None) -> gr.Blocks:
     examples = view.examples(classifier)
     wrong = [x for x in examples if x["label"] != x["truth"]][:4]
 
-    with gr.Blocks(title="PneumoCAM", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
+    with Service(desk.answer, title="PneumoCAM", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
         films = gr.State([])  # list[view.Film]: the last upload's
         with gr.Row(elem_id="top"):
             gr.HTML("<h1>PneumoCAM</h1>", apply_default_css=False, elem_id="brand")
@@ -188,13 +192,15 @@ def build(classifier: Classifier, notice: str | None = None) -> gr.Blocks:
                 galleries.append(_part("gallery", films=wrong, wrong=True, elem_id="failures"))
         _part("model", facts=facts, elem_id="model")
         saved = gr.File(visible="hidden", interactive=False)
-        add_endpoints(desk.answer)
+        add_endpoints(demo)
 
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 8}
         outputs = [viewer, table, films, upload]
         begin = "(files) => { pneumocam.begin(files?.length > 1); return [files]; }"
         events = [upload.upload(desk.read, upload, outputs, js=begin, preprocess=False, **quiet)]
-        events += [x.ask(desk.pick, None, outputs, js="() => { pneumocam.begin(); return []; }", **quiet) for x in galleries]
+        events += [
+            x.ask(desk.pick, None, outputs, js="() => { pneumocam.begin(); return []; }", **quiet) for x in galleries
+        ]
         events.append(table.ask(desk.open, films, viewer, **quiet))
         for part, function in ((table, desk.take), (viewer, desk.report)):
             made = part.make(function, films, saved, **quiet)
@@ -218,9 +224,11 @@ def _part(name: str, **props: Any) -> gr.HTML:
 
 def main() -> None:
     """Serve on 0.0.0.0:7860, or where GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say."""
-    timeout = float(os.environ.get("PNEUMOCAM_START_TIMEOUT") or 30)
+    timeout = server.seconds("PNEUMOCAM_START_TIMEOUT", 30)
     loaded = load_or_fall_back(os.environ.get("PNEUMOCAM_MODEL") or None, timeout=timeout)
-    build(loaded.classifier, loaded.notice).queue(default_concurrency_limit=2, max_size=64, api_open=False).launch(
+    demo = build(loaded.classifier, server.start(loaded.notice))
+    model = {"id": loaded.classifier.id, "revision": loaded.classifier.revision}
+    demo.queue(default_concurrency_limit=2, max_size=64, api_open=False).launch(
         **LOOK,
         allowed_paths=[str(HERE / "examples")],
         max_file_size="20mb",
@@ -229,6 +237,8 @@ def main() -> None:
         run_history=False,
         enable_monitoring=False,
         mcp_server=True,
+        state_session_capacity=512,  # every call without a session of its own counts as one
+        app_kwargs=server.app_kwargs(demo, model),
         ssr_mode=False,  # Spaces would turn it on: another page than the one that is tested
     )
 

@@ -1,8 +1,10 @@
 """Radiographs -> Predictions: one pass through the backbone gives the answer, and on demand its Grad-CAM."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
@@ -16,7 +18,7 @@ from pneumocam.model import Classifier, OperatingPoint
 from pneumocam.saliency import COLOUR_MAP, DISCLAIMER, Saliency, draw_overlay, grad_cam, input_box, targets
 
 SCHEMA_VERSION = 1
-MAX_BATCH = 8  # films in one pass through the backbone
+MAX_BATCH = 8  # films in one pass through the backbone: few enough that PyTorch computes each as it would alone
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,9 @@ class Prediction:
     @property
     def p_pneumonia(self) -> float | None:
         """P(any kind of pneumonia) in [0, 1]; None if rejected."""
-        return sum(p for name, p in self.probabilities.items() if name != "NORMAL") if self.probabilities else None
+        if not self.probabilities:
+            return None
+        return min(1.0, sum(p for name, p in self.probabilities.items() if name != "NORMAL"))  # rounding exceeds 1
 
     def at(self, operating_point: str) -> "Prediction":
         """The same film's answer at another of the model's operating points; the backbone does not run again.
@@ -136,7 +140,7 @@ def predict(classifier: Classifier, source: Source | Radiograph) -> Prediction:
         OSError: the file cannot be read.
     """
     radiograph = source if isinstance(source, Radiograph) else load_radiograph(source)
-    return _answer(classifier, [radiograph])[0]
+    return _answer(classifier, [radiograph], map)[0]
 
 
 def predict_many(
@@ -149,7 +153,7 @@ def predict_many(
     with ThreadPoolExecutor() as pool:
         while batch := list(islice(pending, batch_size)):
             loaded = list(pool.map(_load, batch))
-            answers = iter(_answer(classifier, [x for x in loaded if isinstance(x, Radiograph)]))
+            answers = iter(_answer(classifier, [x for x in loaded if isinstance(x, Radiograph)], pool.map))
             for item in loaded:
                 yield next(answers) if isinstance(item, Radiograph) else rejected(classifier, item)
 
@@ -183,13 +187,51 @@ def rejected(classifier: Classifier, reason: Reason) -> Prediction:
     return Prediction("rejected", None, {}, reason, point, classifier.id, classifier.revision, classifier)
 
 
-def _answer(classifier: Classifier, radiographs: list[Radiograph]) -> list[Prediction]:
+def _answer(classifier: Classifier, radiographs: list[Radiograph], each: Callable[..., Any]) -> list[Prediction]:
     if not radiographs:
         return []
     batch = torch.stack([classifier.transform(radiograph) for radiograph in radiographs])  # (B, C, H, W)
-    # In parts small enough that PyTorch computes each film the same way whatever its company.
-    features = torch.cat([classifier.features(part) for part in torch.split(batch, MAX_BATCH)])  # (B, D, h, w)
+    parts = each(partial(features_of, classifier), torch.split(batch, MAX_BATCH))
+    features = [one for part in parts for one in part]  # (D, h, w) each
     return [judge(classifier, radiograph, one) for radiograph, one in zip(radiographs, features, strict=True)]
+
+
+def features_of(classifier: Classifier, batch: Tensor) -> list[Tensor]:
+    """`(B, C, H, W)`, B up to `MAX_BATCH`, -> the `(D, h, w)` features of each film.
+
+    They are the same whatever its company: to the last bit for the bundled architecture, within rounding for others.
+    """
+    with _one_thread:
+        features = classifier.features(batch)  # (B, D, h, w)
+    # Copies, or a prediction that is kept would keep the features of its whole batch.
+    return [one.clone() for one in features]
+
+
+class _OneThread:
+    """Let PyTorch compute on the calling thread alone: on several, last digits depend on their number and on the batch.
+
+    Its setting is for a thread and for all those that are new to PyTorch, so what it was is known outside of any pass.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._threads = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._threads = torch.get_num_threads()
+            self._inside += 1
+            torch.set_num_threads(1)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            torch.set_num_threads(self._threads)
+
+
+_one_thread = _OneThread()
 
 
 def judge(classifier: Classifier, radiograph: Radiograph, features: Tensor) -> Prediction:
@@ -200,7 +242,7 @@ def judge(classifier: Classifier, radiograph: Radiograph, features: Tensor) -> P
         radiograph: the film.
         features: `(D, h, w)` float32, a row of `classifier.features`.
     """
-    with torch.no_grad():
+    with torch.no_grad(), _one_thread:
         logits = classifier.head(features[None]).double()  # (1, K)
     row = (logits / classifier.temperature).softmax(1)[0].numpy()  # (K,)
     probabilities = dict(zip(classifier.label_names, row.tolist(), strict=True))

@@ -158,11 +158,12 @@ def _pictures(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The film and its overlay, each `(h, w, 3)` uint8 with as many pixels as so many mm take."""
     width, height = (max(1, round(x / INCH * DPI)) for x in size)
-    film = np.asarray(radiograph.to_pil().resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3))  # (h, w)
+    film = radiograph.to_pil().resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3)
     x, y = width / radiograph.width, height / radiograph.height
     left, top, right, bottom = saliency.box
     smaller = replace(saliency, size=(width, height), box=(left * x, top * y, right * x, bottom * y))
-    return film[..., None].repeat(3, 2), blend(film, smaller, opacity=opacity, colour_map=colour_map)
+    blended = blend(film, smaller, opacity=opacity, colour_map=colour_map)
+    return np.asarray(film.convert("RGB")), np.asarray(blended)
 
 
 def _draw_captions(axes: Axes, prediction: Prediction, saliency: Saliency, y: float, colour_map: str) -> None:

@@ -145,18 +145,19 @@ def draw_overlay(
     """
     strip = _strip(radiograph.width, caption, saliency, colour_map)
     picture = Image.new("RGB", (radiograph.width, radiograph.height + strip.height))
-    picture.paste(Image.fromarray(blend(radiograph.pixels, saliency, opacity=opacity, colour_map=colour_map)))
+    picture.paste(blend(radiograph.to_pil(), saliency, opacity=opacity, colour_map=colour_map))
     picture.paste(strip, (0, radiograph.height))
     return picture
 
 
-def blend(pixels: np.ndarray, saliency: Saliency, *, opacity: float = 0.6, colour_map: str = COLOUR_MAP) -> np.ndarray:
-    """`(H, W)` uint8 film -> `(H, W, 3)` uint8 with the map laid over it, as `draw_overlay` does."""
-    heat = saliency.heatmap()[..., None]  # (H, W, 1)
-    colours = matplotlib.colormaps[colour_map](heat[..., 0])[..., :3] * 255  # (H, W, 3)
-    film = pixels[..., None].astype(np.float32)  # (H, W, 1)
-    blended: np.ndarray = film * (1 - opacity * heat) + colours * opacity * heat  # (H, W, 3)
-    return blended.round().astype(np.uint8)
+def blend(film: Image.Image, saliency: Saliency, *, opacity: float = 0.6, colour_map: str = COLOUR_MAP) -> Image.Image:
+    """A film of mode "L" -> mode "RGB" with the map laid over it, as `draw_overlay` does."""
+    heat = saliency.heatmap()  # (H, W)
+    palette = matplotlib.colormaps[colour_map](np.arange(256))[:, :3] * 255  # (256, 3)
+    colours = Image.fromarray((255 * heat).round().astype(np.uint8))
+    colours.putpalette(palette.round().astype(np.uint8).tobytes())
+    opaque = Image.fromarray((255 * opacity * heat).round().astype(np.uint8))
+    return Image.composite(colours.convert("RGB"), film.convert("RGB"), opaque)
 
 
 def _strip(width: int, caption: str, saliency: Saliency, colour_map: str) -> Image.Image:

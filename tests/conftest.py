@@ -1,11 +1,15 @@
-"""What several test files share: tiny bundles, Hubs on loopback, made-up Kaggle folders, real radiographs."""
+"""What test files share: the running app, tiny bundles, Hubs on loopback, made-up Kaggle folders, real films."""
 
 import hashlib
 import json
 import os
 import shutil
+import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +22,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
 
 import pneumocam.model
 from pneumocam import Classifier
@@ -34,13 +39,81 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 torch.set_num_threads(1)
 
-EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.jpeg"))
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.jpeg"))
 SUBTYPES = ("NORMAL", "BACTERIAL", "VIRAL")
 
 
 @pytest.fixture(scope="session")
 def bundled() -> Classifier:
     return Classifier.from_pretrained()
+
+
+@dataclass
+class App:
+    url: str
+    log: Path
+
+
+@contextmanager
+def running_app(folder: Path, **settings: str) -> Iterator[App]:
+    """`python app.py` as a process of its own, from the moment that it serves."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {
+        "GRADIO_SERVER_NAME": "127.0.0.1",
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_TEMP_DIR": str(folder / "uploads"),
+        "PYTHONUNBUFFERED": "1",
+    }
+    environment.pop("PNEUMOCAM_MODEL", None)
+    environment |= settings
+    with (folder / "log").open("w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+        assert process.stdout
+        for line in process.stdout:
+            log.write(line)
+            if "Running on local URL" in line:
+                break
+        else:
+            pytest.fail(f"app.py ended before it served: {(folder / 'log').read_text()}")
+
+        def copy(lines: Iterable[str]) -> None:
+            for line in lines:
+                log.write(line)
+                log.flush()
+
+        # At once: an app that logs to a pipe that nobody reads comes to a stop.
+        reader = threading.Thread(target=copy, args=[process.stdout])
+        reader.start()
+        try:
+            yield App(f"http://127.0.0.1:{port}", folder / "log")
+        finally:
+            process.terminate()
+            reader.join(30)
+            process.communicate(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """The page and the API over the bundled model."""
+    with running_app(tmp_path_factory.mktemp("app")) as app:
+        yield app
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = next(
+        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+    )
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture
@@ -315,7 +388,7 @@ def staged(measured: Path) -> Path:
 def staged_bundled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that is uploaded of the bundled model."""
     folder = tmp_path_factory.mktemp("staged") / "film"
-    stage(Path(__file__).parents[1] / "model", folder)
+    stage(ROOT / "model", folder)
     return folder
 
 

@@ -20,8 +20,7 @@ from playwright.sync_api import Browser, Download, Locator, Page, expect
 from pneumocam import Classifier, Prediction, predict
 from pneumocam.cli import COLUMNS, table_row
 from pneumocam.report import report
-from tests.conftest import EXAMPLES
-from tests.test_app import App, browser, running_app  # noqa: F401 - a fixture
+from tests.conftest import EXAMPLES, App, running_app
 
 expect.set_options(timeout=60_000)  # on cores that are busy
 WEB = Path(__file__).parents[1] / "web"
@@ -29,12 +28,6 @@ TEXTS: dict[str, dict[str, str]] = json.loads((WEB / "i18n.json").read_text())
 EN = TEXTS["en"]
 BACTERIAL = next(film for film in EXAMPLES if "bacteria" in film.name)
 NORMAL = next(film for film in EXAMPLES if "NORMAL" in film.name)
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    with running_app(tmp_path_factory.mktemp("page")) as app:
-        yield app
 
 
 class Visit:
@@ -65,7 +58,7 @@ class Visit:
 
 
 @pytest.fixture
-def visits(app: App, browser: Browser) -> Iterator[Callable[..., Visit]]:  # noqa: F811
+def visits(app: App, browser: Browser) -> Iterator[Callable[..., Visit]]:
     """Open the page, in any width, colour scheme or language."""
     opened: list[Visit] = []
 
@@ -142,7 +135,9 @@ def film_of(path: Path, width: int, height: int, folder: Path) -> Path:
 # One film
 
 
-def test_the_answer_comes_first_with_its_probability_and_what_the_setting_means(page: Page, bundled: Classifier) -> None:
+def test_the_answer_comes_first_with_its_probability_and_what_the_setting_means(
+    page: Page, bundled: Classifier
+) -> None:
     give(page, BACTERIAL)
     card = answered(page, BACTERIAL.name)
     prediction = predict(bundled, BACTERIAL)
@@ -375,7 +370,7 @@ def test_all_of_it_by_keyboard_alone(page: Page) -> None:
     expect(page.get_by_text("It shows what moved the network")).to_be_visible()
 
 
-def test_how_to_read_this_has_examples_that_the_model_gets_wrong(page: Page, bundled: Classifier) -> None:
+def test_how_to_read_this_has_examples_that_the_model_gets_wrong(page: Page) -> None:
     page.get_by_role("button", name=EN["read_title"]).click()
     button = page.locator("#failures button").first
     button.click()
@@ -532,7 +527,7 @@ def test_no_sentence_was_left_in_english() -> None:
 def test_every_text_is_used_and_none_is_missing() -> None:
     source = "".join(path.read_text() for path in [*WEB.glob("*.js"), WEB.parent / "app.py"])
     built = ("label_", "short_", "answer_", "reason_", "point_", "status_", "report_")  # by name
-    asked = {key for key in re.findall(r"\b(?:text|TEXT)\([\"'](\w+)[\"']", source)}
+    asked = set(re.findall(r"\b(?:text|TEXT)\([\"'](\w+)[\"']", source))
     assert asked <= EN.keys()
     for key in EN:
         assert key in asked or key.startswith(built) or f'"{key}"' in source, key
@@ -548,7 +543,6 @@ def test_the_browsers_language_is_spoken_everywhere(
     expect(page.get_by_text(texts["empty_title"])).to_be_visible()
     page.locator("#read button").first.click()
     expect(page.get_by_text(texts["failures_title"])).to_be_visible()
-
 
     def read() -> str:
         """All that is on the page, what is marked as English excepted."""
@@ -619,7 +613,7 @@ def test_no_upload_is_named_in_the_log(app: App, page: Page, tmp_path: Path) -> 
 def test_a_model_of_two_classes_without_figures_is_shown_as_what_it_is(
     make_bundle: Callable[..., Path],
     tmp_path: Path,
-    browser: Browser,  # noqa: F811
+    browser: Browser,
 ) -> None:
     bundle = make_bundle("test_resnet", labels=("NORMAL", "PNEUMONIA"), crop_mode="border", crop_pct=0.9)
     classifier = Classifier.from_pretrained(f"local-dir:{bundle}")

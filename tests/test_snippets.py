@@ -17,9 +17,8 @@ from PIL import Image
 
 from pneumocam import Classifier, predict
 from pneumocam.cli import main
-from tests.conftest import EXAMPLES
+from tests.conftest import EXAMPLES, App
 from tests.hub import Hub, serve
-from tests.test_app import App, running_app
 from tests.test_handler import dicom
 
 ROOT = Path(__file__).parents[1]
@@ -50,12 +49,6 @@ def desk(tmp_path: Path) -> Path:
     """An empty folder but for examples/, which the snippets name."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     return tmp_path
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    with running_app(tmp_path_factory.mktemp("app")) as app:
-        yield app
 
 
 @pytest.fixture(scope="module")
