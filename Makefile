@@ -6,7 +6,7 @@ EMULATOR := .emulator/hf_endpoints_emulator
 JS_CLIENT := 2.7.0
 UV := $(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python
 
-.PHONY: help app test lint audit tour bench model lock clean
+.PHONY: help app test lint audit tour screenshot bench model lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -28,6 +28,9 @@ audit: $(VENV)/.dev  ## look the pinned packages up among the known vulnerabilit
 
 tour: $(VENV)/.dev  ## run examples/tour.ipynb anew and keep its results in it
 	$(VENV)/bin/jupyter execute --inplace examples/tour.ipynb
+
+screenshot: $(VENV)/.chromium  ## take docs/page.jpg, the README's picture of the page, anew
+	$(VENV)/bin/python docs/screenshot.py
 
 bench: $(VENV)/.dev  ## what an answer and its overlay cost, against plain Captum
 	$(VENV)/bin/python benchmarks/saliency.py

@@ -64,8 +64,11 @@ class Desk:
 
     def pick(self, event: gr.EventData) -> Iterator[Outputs]:
         """One of the examples."""
-        file = _one_of(event.file, tuple(path.name for path in (HERE / "examples").glob("*.jpeg")))
-        yield from self._show([(file, view.example_path(file))])
+        truths = view.truths()
+        file = _one_of(event.file, tuple(truths))
+        for viewer, *others in self._show([(file, view.example_path(file))]):
+            viewer["truth"] = truths[file]
+            yield viewer, *others
 
     def _show(self, files: list[tuple[str, str]]) -> Iterator[Outputs]:
         films: list[view.Film] = []
@@ -96,7 +99,7 @@ class Desk:
     def report(self, event: gr.EventData, films: list[view.Film]) -> str:
         """The report of one film as a file."""
         film = _film(films, event.index)
-        kind = _one_of(event.format, ("pdf", "png"))
+        kind: Any = _one_of(event.format, ("pdf", "png"))
         page = report(
             self._again(film).at(self._point(event)),
             target=_one_of(event.explained, targets(self.classifier)),
@@ -135,7 +138,8 @@ def _film(films: list[view.Film], index: Any) -> view.Film:
             title="upload_gone",
             print_exception=False,
         )
-    return films[index]
+    film: view.Film = films[index]
+    return film
 
 
 def _one_of(value: Any, known: tuple[str, ...]) -> str:
@@ -214,9 +218,10 @@ def build(classifier: Classifier, notice: str | None = None) -> gr.Blocks:
 
 def _part(name: str, **props: Any) -> gr.HTML:
     """A part of the page that web/ draws; it asks Python by its events `ask` and `make`."""
+    ask, make = (f"(data) => trigger('{event}', data)" for event in ("ask", "make"))
     return gr.HTML(
         html_template="<div></div>",
-        js_on_load=f"pneumocam.{name}(element, props, watch, (data) => trigger('ask', data), (data) => trigger('make', data))",
+        js_on_load=f"pneumocam.{name}(element, props, watch, {ask}, {make})",
         apply_default_css=False,
         **props,
     )

@@ -125,16 +125,15 @@ def _point(point: OperatingPoint, metrics: Mapping[str, Any]) -> Json:
 def _colours(name: str) -> str:
     """256 RGB triples in base64, as Matplotlib has them."""
     table = matplotlib.colormaps[name](np.arange(256), bytes=True)[:, :3]  # (256, 3) uint8
-    return base64.b64encode(np.ascontiguousarray(table)).decode()
+    return base64.b64encode(table.tobytes()).decode()
 
 
 # Examples
 
 
 def examples(classifier: Classifier) -> list[Json]:
-    """The radiographs of examples/: file, true label, whether in the page's gallery, thumbnail, and the model's answer."""
-    with (HERE / "examples" / "examples.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    """The radiographs of examples/: file, truth, whether in the gallery, label and status answered, thumbnail."""
+    rows = _example_rows()
     answers = predict_many(classifier, [example_path(row["file"]) for row in rows])
     return [
         {
@@ -147,6 +146,16 @@ def examples(classifier: Classifier) -> list[Json]:
         }
         for row, prediction in zip(rows, answers, strict=True)
     ]
+
+
+def truths() -> dict[str, str]:
+    """The examples' true labels by file."""
+    return {row["file"]: row["label"] for row in _example_rows()}
+
+
+def _example_rows() -> list[dict[str, str]]:
+    with (HERE / "examples" / "examples.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def example_path(file: str) -> str:
@@ -167,7 +176,8 @@ def table(rows: Sequence[Json], point: str) -> str:
 
 
 def _inert(cell: str) -> str:
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+    cell = re.sub(r"[\x00-\x1f\x7f]+", " ", cell).strip()
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@")) else cell
 
 
 def archive(
@@ -179,7 +189,8 @@ def archive(
         rows: as from `row`.
         predictions: theirs, in the same order; taken one at a time.
         point: the operating point.
-        opacity, colour_map: as in `Prediction.overlay`.
+        opacity: as in `Prediction.overlay`.
+        colour_map: as there.
     """
     names = distinct_names(_safe_name(row["name"]) for row in rows)
     buffer = io.BytesIO()

@@ -310,6 +310,21 @@ def test_answer_maps_and_overlays_take_one_pass(make_classifier: MakeClassifier)
     np.testing.assert_array_equal(answer.explain().cam, expected.explain().cam)
 
 
+def test_another_operating_point_is_answered_without_another_pass(bundled: Classifier) -> None:
+    counting = Counting(bundled.network)
+    prediction = predict(replace(bundled, network=counting), EXAMPLES[0])
+    for name in bundled.operating_points:
+        assert prediction.at(name).to_dict() == predict(bundled.at(name), EXAMPLES[0]).to_dict()
+    assert counting.passes == [1]
+    with pytest.raises(ValueError, match="operating_point is 'lenient'; this model has balanced"):
+        prediction.at("lenient")
+
+
+def test_a_rejection_is_one_at_every_operating_point(bundled: Classifier) -> None:
+    (prediction,) = predict_many(bundled, [b"no film"])
+    assert prediction.at("screening").to_dict() == next(predict_many(bundled.at("screening"), [b"no film"])).to_dict()
+
+
 @pytest.mark.parametrize("architecture", ["tf_efficientnet_lite0", "convnext_atto", "densenet121"])
 def test_threads_answer_and_explain_as_one_does(make_classifier: MakeClassifier, architecture: str) -> None:
     classifier = make_classifier(architecture, size=(32, 32))

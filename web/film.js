@@ -115,6 +115,7 @@
 
     show(film) {
       this.film = film;
+      this.element.style.setProperty("--aspect", film.width / film.height);
       this.#resize();
       this.whole();
     }

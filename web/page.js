@@ -54,6 +54,14 @@
     return element;
   }
 
+  /** Scroll to what has come, where it is out of sight. */
+  function bringIntoView(element) {
+    const { top } = element.getBoundingClientRect();
+    if (top >= 0 && top < innerHeight * 0.6) return;
+    const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    element.scrollIntoView({ block: "start", behavior: still ? "auto" : "smooth" });
+  }
+
   function save(blob, name) {
     const url = URL.createObjectURL(blob);
     make("a", { href: url, download: name }).click();
@@ -156,7 +164,7 @@
   new MutationObserver(mend).observe(document.documentElement, { childList: true, subtree: true });
 
   Object.assign(pneumocam, {
-    ...{ text, named, percent, probability, language, onLanguage, make, save, download },
+    ...{ text, named, percent, probability, language, onLanguage, make, bringIntoView, save, download },
     ...{ settings, onSettings, choose, MOST_FILMS },
   });
 })();

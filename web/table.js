@@ -2,7 +2,7 @@
 (() => {
   const pneumocam = (window.pneumocam ??= {});
   const { make, text, named, percent, probability, settings } = pneumocam;
-  const THUMBNAIL = 88; // CSS pixels at most
+  const THUMBNAIL = 80; // CSS pixels at most
 
   const rank = { ok: 0, uncertain: 1, rejected: 2 };
 
@@ -25,6 +25,7 @@
       if (begins || !this.rows) this.build();
       else this.fill();
       if (begins) pneumocam.shown?.build();
+      if (begins && value) pneumocam.bringIntoView(this.body);
     }
 
     answer(row) {

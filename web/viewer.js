@@ -40,6 +40,7 @@
       this.busy = null;
       this.row = value?.row ?? null;
       this.index = value?.index ?? 0;
+      this.truth = value?.truth;
       this.target = null;
       const turn = (this.turn = {});
       const film = value?.film ? await pneumocam.Film.load(value.film, value.row) : null;
@@ -48,7 +49,7 @@
       this.build();
       if (!this.row) return;
       this.status.textContent = `${this.row.name}: ${this.spoken()}`;
-      this.answer.scrollIntoView?.({ block: "nearest" });
+      pneumocam.bringIntoView(this.answer);
       if (document.activeElement === document.body) this.heading.focus({ preventScroll: true });
     }
 
@@ -123,7 +124,7 @@
     }
 
     waiting() {
-      return make("section.card.waiting", { "aria-busy": "true" }, make("div.pulse", { "aria-hidden": "true" }), make("p", {}, text("reading")));
+      return make("section.card.waiting", { "aria-busy": "true" }, make("div.turning", { "aria-hidden": "true" }), make("p", {}, text("reading")));
     }
 
     // After
@@ -134,11 +135,8 @@
       this.answer = make(
         "section.card.answer",
         { "aria-labelledby": "answer-title" },
-        make("p.eyebrow", {}, this.row.name),
-        this.heading,
-        this.said,
-        this.row.maps ? this.points() : null,
-        (this.meaning = make("p.meaning")),
+        make("div.call", {}, make("p.eyebrow", {}, make("span", {}, this.row.name), this.truth ? ` · ${text("truth", { label: label(this.truth) })}` : ""), this.heading, this.said),
+        this.row.maps ? make("div.setting", {}, this.points(), (this.meaning = make("p.meaning"))) : null,
       );
       this.details = make("div.details");
       return [this.answer, this.film ? this.picture() : null, this.details].filter(Boolean);
@@ -150,7 +148,6 @@
       this.heading.replaceChildren(make("span.mark", { "aria-hidden": "true" }, shapes[now.status]), headline(now));
       if (now.status === "rejected") {
         this.said.replaceChildren(make("p.reason", {}, ...reasonLines(now.reason)));
-        this.meaning.replaceChildren();
         return;
       }
       const point = this.facts.points[this.point];
@@ -403,6 +400,7 @@
         "section.card.take",
         { "aria-labelledby": "report-title" },
         make("h3", { id: "report-title" }, text("report")),
+        make("p.quiet", {}, text("report_holds")),
         make(
           "div.choices",
           {},
