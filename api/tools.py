@@ -42,18 +42,23 @@ class Tools(GradioMCPServer):
         endpoints = self._endpoints
         methods = {method.__name__: method for method in endpoints.named().values()}
         definitions = [definition(endpoints, name) for name in endpoints.named()]
-        limiter = CapacityLimiter(CONCURRENCY)
+        limiter, calls = CapacityLimiter(CONCURRENCY), 0
         server: Server[Any, Any] = Server("PneumoCAM", instructions=INSTRUCTIONS)
 
         async def list_tools() -> list[Tool]:
             return definitions
 
         async def call_tool(name: str, arguments: dict[str, Any]) -> CallToolResult:
+            nonlocal calls
             if name not in methods:
                 return _failure("bad_request", f"There is no tool {name!r:.80}; expected one of {', '.join(methods)}.")
-            if limiter.statistics().tasks_waiting >= MAX_WAITING:
+            if calls >= CONCURRENCY + MAX_WAITING:
                 return _failure("busy", f"{MAX_WAITING} calls wait already, and no more can. Try again in a minute.")
-            return await run_sync(call, methods[name], arguments, limiter=limiter)
+            calls += 1
+            try:
+                return await run_sync(call, methods[name], arguments, limiter=limiter)
+            finally:
+                calls -= 1
 
         server.list_tools()(list_tools)  # type: ignore[no-untyped-call]
         server.call_tool(validate_input=False)(call_tool)  # the package's own refusals quote the argument: a whole film

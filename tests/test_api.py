@@ -21,13 +21,13 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
-from mcp.types import CallToolResult, ImageContent, TextContent
+from mcp.types import CallToolRequest, CallToolRequestParams, CallToolResult, ImageContent, TextContent
 from PIL import Image
 from starlette.testclient import TestClient
 
 from api import ANSWERED, MAX_FILMS, Endpoints, Service, add_endpoints, openapi
 from api.endpoints import ERRORS
-from api.tools import call
+from api.tools import Tools, call
 from pneumocam import Classifier, RadiographError, load_radiograph, predict, predict_many, targets
 from pneumocam.batching import Batcher
 from pneumocam.predict import describe
@@ -538,7 +538,7 @@ class Held:
     web: TestClient
     network: Gated
     batcher: Batcher
-    endpoints: Endpoints
+    service: Service
 
     def ask(self, name: str, **inputs: Any) -> tuple[str, Any]:
         """The last event of a call, and its data."""
@@ -564,7 +564,7 @@ def held(bundled: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     service, app = asyncio.run(made())  # or Gradio would open event loops and close none
     with TestClient(app) as web:
         web.get("/gradio_api/startup-events")
-        yield Held(web, batcher.classifier.network, batcher, service.endpoints)
+        yield Held(web, batcher.classifier.network, batcher, service)
         batcher.classifier.network.open.set()
 
 
@@ -576,7 +576,7 @@ def test_calls_that_wait_in_the_queue_share_a_pass(held: Held, bundled: Classifi
 
     def tool(film: Path) -> Any:
         arguments = {"image": data_url(film), "overlay": False}
-        return call(held.endpoints.classify_radiograph, arguments).structuredContent
+        return call(held.service.endpoints.classify_radiograph, arguments).structuredContent
 
     with ThreadPoolExecutor(9) as pool:
         first = pool.submit(one, EXAMPLES[0])
@@ -592,6 +592,26 @@ def test_calls_that_wait_in_the_queue_share_a_pass(held: Held, bundled: Classifi
     assert answers == [predict(bundled, film).to_dict() for film in EXAMPLES[:9]]
 
 
+def test_a_tool_that_too_many_wait_for_says_so(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.tools.CONCURRENCY", 1)
+    monkeypatch.setattr("api.tools.MAX_WAITING", 2)
+    held.network.open.clear()
+    arguments = {"image": data_url(NORMAL), "overlay": False}
+    request = CallToolRequest(params=CallToolRequestParams(name="classify_radiograph", arguments=arguments))
+
+    async def use() -> list[Any]:
+        handle = Tools(held.service).mcp_server.request_handlers[CallToolRequest]
+        calls: list[asyncio.Future[Any]] = [asyncio.ensure_future(handle(request)) for _ in range(4)]
+        (refused,), _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        held.network.open.set()
+        return [refused.result().root, *(x.root for x in await asyncio.gather(*(set(calls) - {refused})))]
+
+    refused, *answered = asyncio.run(use())
+    assert (refused.isError, words(refused)[:38]) == (True, "busy: 2 calls wait already, and no more")
+    assert [answer.isError for answer in answered] == [False] * 3
+    assert held.network.passes == [1, 1, 1]
+
+
 def test_a_failure_of_the_service_is_no_fault_of_the_film(held: Held, caplog: pytest.LogCaptureFixture) -> None:
     held.network.failures = [RuntimeError("no memory for /secret/film.png") for _ in range(3)]
     sentence = "The service failed, not your film. Try again; if it happens again, report it."
@@ -599,7 +619,7 @@ def test_a_failure_of_the_service_is_no_fault_of_the_film(held: Held, caplog: py
     for name, inputs in (("predict", {"image": film}), ("predict_many", {"images": [film]})):
         event, error = held.ask(name, **inputs)
         assert (event, error["title"], error["error"]) == ("error", "internal_error", sentence)
-    told = call(held.endpoints.classify_radiograph, {"image": data_url(NORMAL)})
+    told = call(held.service.endpoints.classify_radiograph, {"image": data_url(NORMAL)})
     assert (told.isError, words(told)) == (True, f"internal_error: {sentence}")
     assert caplog.text.count("RuntimeError in") == 3
     assert "forward_features" in caplog.text
