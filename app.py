@@ -216,7 +216,7 @@ def _part(name: str, **props: Any) -> gr.HTML:
     """A part of the page that web/ draws; it asks Python by its events `ask` and `make`."""
     return gr.HTML(
         html_template="<div></div>",
-        js_on_load=f"pneumocam.{name}(element, props, watch, (data) => trigger('ask', data), (data) => trigger('make', data))",
+        js_on_load=f"pneumocam.{name}(element, props, watch, (x) => trigger('ask', x), (x) => trigger('make', x))",
         apply_default_css=False,
         **props,
     )

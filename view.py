@@ -132,7 +132,7 @@ def _colours(name: str) -> str:
 
 
 def examples(classifier: Classifier) -> list[Json]:
-    """The radiographs of examples/: file, true label, whether in the page's gallery, thumbnail, and the model's answer."""
+    """The radiographs of examples/: file, true label, whether in the gallery, thumbnail, and the model's answer."""
     with (HERE / "examples" / "examples.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     answers = predict_many(classifier, [example_path(row["file"]) for row in rows])

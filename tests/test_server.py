@@ -172,8 +172,11 @@ def closed_gate(small: Service) -> Iterator[Path]:
 OPEN = {
     *(("GET", path) for path in ("/", "/config", "/config/", "/theme.css", "/favicon.ico", "/robots.txt")),
     *(("GET", path) for path in ("/manifest.json", "/pwa_icon", "/assets/x", "/gradio_api/startup-events")),
-    *(("GET", f"/gradio_api/{path}") for path in ("info", "info/", "app_id", "app_id/", "upload_progress")),
-    *(("GET", f"/gradio_api/{path}") for path in ("file=/x", "heartbeat/x", "queue/data", "call/v2/x/ID", "call/x/ID")),
+    *(("GET", f"/gradio_api/{path}") for path in ("info", "info/", "openapi.json", "app_id", "app_id/")),
+    *(
+        ("GET", f"/gradio_api/{path}")
+        for path in ("upload_progress", "file=/x", "heartbeat/x", "queue/data", "call/v2/x/ID", "call/x/ID")
+    ),
     *(("POST", f"/gradio_api/{path}") for path in ("upload", "queue/join", "cancel", "reset", "reset/")),
     *(("POST", f"/gradio_api/{path}") for path in ("call/x", "call/x/", "call/v2/x", "call/v2/x/")),
     *(("HEAD", path) for path in ("/", "/gradio_api/file=/x")),
