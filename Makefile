@@ -6,7 +6,7 @@ EMULATOR := .emulator/hf_endpoints_emulator
 JS_CLIENT := 2.7.0
 UV := $(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python
 
-.PHONY: help app test lint tour bench model lock clean
+.PHONY: help app test lint audit tour bench model lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -16,12 +16,15 @@ app: $(VENV)/.app  ## run the page on the bundled model, http://127.0.0.1:7860
 	$(VENV)/bin/python app.py
 
 test: $(VENV)/.dev $(VENV)/.chromium $(EMULATOR) .node/$(JS_CLIENT)  ## run every test
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.dev  ## ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+audit: $(VENV)/.dev  ## look the pinned packages up among the known vulnerabilities
+	$(VENV)/bin/python .ci/audit.py requirements.txt requirements-dev.txt
 
 tour: $(VENV)/.dev  ## run examples/tour.ipynb anew and keep its results in it
 	$(VENV)/bin/jupyter execute --inplace examples/tour.ipynb

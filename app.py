@@ -1,25 +1,33 @@
-"""The page and the API: drop a chest radiograph, get calibrated probabilities and a labelled Grad-CAM overlay.
+"""The page and the API: drop chest radiographs, get calibrated probabilities and labelled Grad-CAM overlays.
 
 python app.py, or `make app`. PNEUMOCAM_MODEL=hf-hub:owner/name@revision serves another model than the bundled one; if
 it does not come within PNEUMOCAM_START_TIMEOUT seconds (30), an earlier download or the bundled model answers, and the
 page says so.
 """
 
-import csv
+import json
 import os
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import server
+
+os.environ["GRADIO_TEMP_DIR"] = server.uploads.claim()  # Gradio looks at it once, when it is imported
 try:
     import spaces  # on Spaces only; before PyTorch, which it changes on ZeroGPU
 except ImportError:
     spaces = None
 import gradio as gr
-from PIL import Image
+from gradio.processing_utils import save_bytes_to_cache
+from gradio.utils import get_upload_folder
 
-from api import ANSWERED, Service, add_endpoints
-from pneumocam import Classifier, load_or_fall_back, targets
+import view
+from api import MAX_FILMS, Service, add_endpoints
+from pneumocam import Classifier, Prediction, Radiograph, load_or_fall_back, load_radiograph, targets
 from pneumocam.batching import Batcher
+from pneumocam.report import report
 
 if spaces:
     # ZeroGPU stops a Space that has no such function. Nobody calls this one: the network answers on the CPU sooner than
@@ -27,33 +35,124 @@ if spaces:
     spaces.GPU(lambda: None)
 
 HERE = Path(__file__).parent
-INTRODUCTION = """
-# PneumoCAM
-Drop a **frontal chest radiograph of a child** and see how a small convolutional network reads it: normal, bacterial or
-viral pneumonia, and where it looked. **For research and teaching only. Please do not use it for a diagnosis**: if you
-are worried about somebody's lungs, a doctor is the right address.<br>
-<small>JPEG, PNG (16 bit too), TIFF, BMP, WebP or DICOM, up to 20 MB.</small>
-"""
-READING = """
-**The probabilities** are calibrated on radiographs of patients that the network had not seen, all from one hospital and
-of children of one to five years. On other films they are a guess with the same look.
+WEB = HERE / "web"
+PASSES = min(4, os.cpu_count() or 1)  # of the network at once; with more, Python itself is what they wait for
+SCRIPTS = ("page.js", "film.js", "viewer.js", "table.js")  # in this order
+TEXTS: dict[str, dict[str, str]] = json.loads((WEB / "i18n.json").read_text(encoding="utf-8"))
+TEXT = gr.I18n(**TEXTS)
+SANS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
+MONO = ["ui-monospace", "SFMono-Regular", "Consolas", "monospace"]
+LOOK: dict[str, Any] = {  # what `launch` has to be given for the page to look and speak as it should
+    "theme": gr.themes.Base(primary_hue="teal", neutral_hue="slate", font=SANS, font_mono=MONO),
+    "css": (WEB / "page.css").read_text(encoding="utf-8"),
+    "head": "".join(f"<script>{(WEB / name).read_text(encoding='utf-8')}</script>" for name in SCRIPTS),
+    "i18n": TEXT,
+}
+Outputs = tuple[Any, Any, Any, Any]  # viewer, table, films, upload
 
-**The map** is Grad-CAM: bright means that the network's last features there spoke for the class named below the
-picture. It shows what moved the network, not where disease is. It is coarse, it can be wrong, and it may light up
-outside the lungs: that is worth knowing too.
 
-**Your film** is deleted from this server within two hours and is never logged. Please take names out of it first.
-"""
-CSS = """
-.gradio-container { max-width: min(1180px, 100vw) !important; margin: 0 auto; }
-.gradio-container > .main { max-width: 100%; }
-#notice { border-left: .3rem solid #d97706; padding: .4rem .8rem; }
-#verdict h2 { margin: 0 0 .2em; }
-#examples .grid-wrap { min-height: 0; }
-#examples .caption-label { font-size: .7rem; padding: .1rem .3rem; }
-#overlay img { max-height: 34rem; object-fit: contain; }
-footer { opacity: .7; }
-"""
+class Desk:
+    """What the page asks of Python. An event carries what a browser says, so nothing in it is taken for granted."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.classifier = classifier
+        self.answer = Batcher(classifier, passes=PASSES)
+
+    def read(self, uploads: list[dict[str, Any]] | None) -> Iterator[Outputs]:
+        """Films that were uploaded; Gradio has checked their paths."""
+        yield from self._show([(x["orig_name"] or Path(x["path"]).name, x["path"]) for x in uploads or ()])
+
+    def pick(self, event: gr.EventData) -> Iterator[Outputs]:
+        """One of the examples."""
+        file = _one_of(event.file, tuple(path.name for path in (HERE / "examples").glob("*.jpeg")))
+        yield from self._show([(file, view.example_path(file))])
+
+    def _show(self, files: list[tuple[str, str]]) -> Iterator[Outputs]:
+        films: list[view.Film] = []
+        table = {"total": min(len(files), MAX_FILMS), "left_out": max(len(files) - MAX_FILMS, 0)}
+        for name, path in files[:MAX_FILMS]:
+            prediction = view.answered(self.classifier, self.answer, path)
+            films.append(view.Film(path, view.row(self.classifier, name, prediction)))
+            if len(files) > 1:
+                yield None, table | {"rows": [film.row for film in films], "done": False}, gr.skip(), None
+        if len(films) > 1:
+            yield None, table | {"rows": [film.row for film in films], "done": True}, films, None
+        elif films:
+            yield self._result(films, 0, prediction.radiograph), None, films, None
+
+    def _result(self, films: list[view.Film], index: int, radiograph: Radiograph | None) -> dict[str, Any]:
+        return {
+            "row": films[index].row,
+            "index": index,
+            "film": view.picture(radiograph) if radiograph else None,
+            "turn": secrets.token_hex(8),  # or the browser would not notice that the same film came again
+        }
+
+    def open(self, event: gr.EventData, films: list[view.Film]) -> dict[str, Any]:
+        """One row of the table in full; the network does not run."""
+        film = _film(films, event.index)
+        return self._result(films, event.index, load_radiograph(film.path) if "image" in film.row else None)
+
+    def report(self, event: gr.EventData, films: list[view.Film]) -> str:
+        """The report of one film as a file."""
+        film = _film(films, event.index)
+        kind = _one_of(event.format, ("pdf", "png"))
+        page = report(
+            self._again(film).at(self._point(event)),
+            target=_one_of(event.explained, targets(self.classifier)),
+            opacity=_share(event.opacity),
+            colour_map=_one_of(event.colours, view.COLOUR_MAPS),
+            format=kind,
+        )
+        return _file(page, f"pneumocam-report.{kind}")
+
+    def take(self, event: gr.EventData, films: list[view.Film]) -> str:
+        """The table as CSV, or with overlays and predictions as ZIP."""
+        rows = [_film(films, i).row for i in range(max(len(films), 1))]
+        if _one_of(event.action, ("csv", "zip")) == "csv":
+            return _file(view.table(rows, self._point(event)).encode(), "pneumocam.csv")
+        archive = view.archive(
+            rows,
+            (self._again(film) for film in films),
+            self._point(event),
+            opacity=_share(event.opacity),
+            colour_map=_one_of(event.colours, view.COLOUR_MAPS),
+        )
+        return _file(archive, "pneumocam.zip")
+
+    def _again(self, film: view.Film) -> Prediction:
+        return view.answered(self.classifier, self.answer, film.path)
+
+    def _point(self, event: gr.EventData) -> str:
+        return _one_of(event.point, tuple(self.classifier.operating_points))
+
+
+def _film(films: list[view.Film], index: Any) -> view.Film:
+    """One of the session's films, if it is still here."""
+    if index not in range(len(films)) or not Path(films[index].path).exists():
+        raise gr.Error(
+            "The film is not here any more: it was kept for an hour. Drop it again.",
+            title="upload_gone",
+            print_exception=False,
+        )
+    return films[index]
+
+
+def _one_of(value: Any, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise gr.Error(
+            f"{value!r:.200} came; expected one of {', '.join(known)}.", title="bad_request", print_exception=False
+        )
+    return str(value)
+
+
+def _share(value: Any) -> float:
+    return min(max(float(value), 0.0), 1.0)
+
+
+def _file(data: bytes, name: str) -> str:
+    """Path of a file in Gradio's cache, from which it is deleted like an upload."""
+    return str(save_bytes_to_cache(data, name, cache_dir=get_upload_folder()))
 
 
 def build(classifier: Classifier, notice: str | None = None) -> gr.Blocks:
@@ -63,118 +162,74 @@ def build(classifier: Classifier, notice: str | None = None) -> gr.Blocks:
         classifier: what answers.
         notice: as in `pneumocam.Loaded`; shown on top.
     """
-    answer_film = Batcher(classifier)
+    desk = Desk(classifier)
+    facts = view.facts(classifier)
+    examples = view.examples(classifier)
+    wrong = [x for x in examples if x["label"] != x["truth"]][:4]
 
-    def predict_radiograph(image: str, target: str = ANSWERED) -> tuple[Image.Image, dict[str, float], dict[str, Any]]:
-        """Classify a chest radiograph and show what the network looked at. Not a diagnosis.
-
-        Args:
-            image: JPEG, PNG, TIFF, BMP, WebP or DICOM file of one frontal chest radiograph, at most 20 MB.
-            target: the class to explain: "the answered class", NORMAL, BACTERIAL, VIRAL or PNEUMONIA.
-
-        Returns:
-            The radiograph with its labelled Grad-CAM overlay, the calibrated probability of each class, and the whole
-            prediction as JSON.
-        """
-        if not image:
-            raise gr.Error("No image came. Send one file: JPEG, PNG, TIFF, BMP, WebP or DICOM.", print_exception=False)
-        try:
-            prediction = answer_film(image)
-            overlay = prediction.overlay(None if target == ANSWERED else target)
-        except ValueError as error:  # RadiographError among them
-            raise gr.Error(str(error), print_exception=False) from None
-        return overlay, dict(prediction.probabilities), prediction.to_dict()
-
-    def explain_again(image: str | None, target: str) -> tuple[Any, Any, Any]:
-        return predict_radiograph(image, target) if image else (None, None, None)
-
-    def pick(event: gr.SelectData) -> str:
-        path: str = films[event.index][0]
-        return path
-
-    def verdict(prediction: dict[str, Any] | None) -> str:
-        return _verdict(prediction) if prediction else ""
-
-    with Service(answer_film, title="PneumoCAM", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
-        gr.Markdown(INTRODUCTION)
+    with Service(desk.answer, title="PneumoCAM", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
+        films = gr.State([])  # list[view.Film]: the last upload's
+        with gr.Row(elem_id="top"):
+            gr.HTML("<h1>PneumoCAM</h1>", apply_default_css=False, elem_id="brand")
+            gr.Markdown(TEXT("disclaimer"), elem_id="disclaimer")
+        gr.Markdown(TEXT("tagline"), elem_id="tagline")
         if notice:
-            gr.Markdown(f"**Note on the model.** {notice}", elem_id="notice")
-        with gr.Row():
-            with gr.Column(scale=2, min_width=280):
-                image = gr.File(label="Chest radiograph", height=190, elem_id="upload")
-                target = gr.Dropdown([ANSWERED, *targets(classifier)], value=ANSWERED, label="Class to explain")
-                films = _examples()
-                gr.Markdown("Or try one of these <small>(Kermany et al., CC BY 4.0; labels of the dataset)</small>")
-                example = gr.Gallery(
-                    films,
-                    label="Examples",
-                    show_label=False,
-                    columns=3,
-                    height="auto",
-                    object_fit="cover",
-                    allow_preview=False,
-                    interactive=False,
-                    buttons=[],
-                    elem_id="examples",
-                )
-            with gr.Column(scale=3, min_width=280):
-                summary = gr.Markdown(elem_id="verdict")
-                overlay = gr.Image(
-                    label="What the network looked at",
-                    show_label=False,
-                    format="png",
-                    type="pil",
-                    interactive=False,
-                    elem_id="overlay",
-                    buttons=["download", "fullscreen"],
-                )
-                probabilities = gr.Label(label="Calibrated probabilities", elem_id="probabilities")
-        with gr.Accordion("How to read this", open=False):
-            gr.Markdown(READING)
-        with gr.Accordion("The prediction as JSON", open=False):
-            answer = gr.JSON(label="Prediction", show_label=False)
-        gr.Markdown(f"Model `{classifier.id}`, revision `{classifier.revision}`.")
-
-        results = [overlay, probabilities, answer]
-        image.upload(predict_radiograph, [image, target], results, api_visibility="private")
-        target.input(explain_again, [image, target], results, api_visibility="private")
-        example.select(pick, None, image, api_visibility="private").then(
-            explain_again, [image, target], results, api_visibility="private"
-        )
-        image.clear(lambda: (None, None, None), None, results, api_visibility="private")
-        answer.change(verdict, answer, summary, api_visibility="private", show_progress="hidden")
+            gr.Markdown(f"**{TEXT('note')}** {notice}", elem_id="notice")
+        with gr.Row(elem_id="main"):
+            with gr.Column(scale=1, min_width=280, elem_id="entry"):
+                upload = gr.File(label=TEXT("drop_label"), file_count="multiple", height=180, elem_id="upload")
+                gr.Markdown(TEXT("drop_formats"), elem_classes="aside")
+                gr.Markdown(TEXT("examples_title"), elem_classes="heading")
+                galleries = [_part("gallery", films=[x for x in examples if x["gallery"]], elem_id="examples")]
+                gr.Markdown(TEXT("examples_note"), elem_classes="aside")
+            with gr.Column(scale=3, min_width=280, elem_id="results"):
+                table = _part("table", facts=facts, elem_id="table")
+                viewer = _part("viewer", facts=facts, elem_id="viewer")
+        with gr.Accordion(TEXT("read_title"), open=False, elem_id="read"):
+            gr.Markdown(TEXT("read_text"))
+            if wrong:
+                gr.Markdown(TEXT("failures_title"), elem_classes="heading")
+                galleries.append(_part("gallery", films=wrong, wrong=True, elem_id="failures"))
+        _part("model", facts=facts, elem_id="model")
+        saved = gr.File(visible="hidden", interactive=False)
         add_endpoints(demo)
+
+        quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 8}
+        outputs = [viewer, table, films, upload]
+        begin = "(files) => { pneumocam.begin(files?.length > 1); return [files]; }"
+        events = [upload.upload(desk.read, upload, outputs, js=begin, preprocess=False, **quiet)]
+        events += [
+            x.ask(desk.pick, None, outputs, js="() => { pneumocam.begin(); return []; }", **quiet) for x in galleries
+        ]
+        events.append(table.ask(desk.open, films, viewer, **quiet))
+        for part, function in ((table, desk.take), (viewer, desk.report)):
+            made = part.make(function, films, saved, **quiet)
+            made.success(None, saved, None, js="(file) => pneumocam.made(file)", **quiet)
+            events.append(made)
+        for event in events:
+            event.failure(None, None, None, js="() => pneumocam.failed()", **quiet)
     blocks: gr.Blocks = demo
     return blocks
 
 
-def _verdict(prediction: dict[str, Any]) -> str:
-    kind = {"NORMAL": "No sign of pneumonia found", "PNEUMONIA": "Looks like pneumonia"}.get(
-        prediction["label"], f"Looks like {prediction['label'].lower()} pneumonia"
+def _part(name: str, **props: Any) -> gr.HTML:
+    """A part of the page that web/ draws; it asks Python by its events `ask` and `make`."""
+    return gr.HTML(
+        html_template="<div></div>",
+        js_on_load=f"pneumocam.{name}(element, props, watch, (x) => trigger('ask', x), (x) => trigger('make', x))",
+        apply_default_css=False,
+        **props,
     )
-    if prediction["status"] == "uncertain":
-        return f"## Uncertain\nIf it had to choose: {kind[0].lower()}{kind[1:]}. {prediction['reason']['message']}"
-    line = prediction["operating_point"]["threshold"]
-    return (
-        f"## {kind}\nP(pneumonia) is {prediction['p_pneumonia']:.1%}; this model calls pneumonia from {line:.0%} on. "
-        "A network's answer, not a diagnosis."
-    )
-
-
-def _examples() -> list[tuple[str, str]]:
-    """Paths and labels of the examples shown on the page."""
-    with (HERE / "examples" / "examples.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["on_page"] == "yes"]
-    return [(str(HERE / "examples" / row["file"]), row["label"]) for row in rows]
 
 
 def main() -> None:
     """Serve on 0.0.0.0:7860, or where GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say."""
-    timeout = float(os.environ.get("PNEUMOCAM_START_TIMEOUT") or 30)
+    timeout = server.seconds("PNEUMOCAM_START_TIMEOUT", 30)
     loaded = load_or_fall_back(os.environ.get("PNEUMOCAM_MODEL") or None, timeout=timeout)
-    build(loaded.classifier, loaded.notice).queue(default_concurrency_limit=2, max_size=64, api_open=False).launch(
-        theme=gr.themes.Soft(primary_hue="teal", neutral_hue="slate", font=["Inter", "system-ui", "sans-serif"]),
-        css=CSS,
+    demo = build(loaded.classifier, server.start(loaded.notice))
+    model = {"id": loaded.classifier.id, "revision": loaded.classifier.revision}
+    demo.queue(default_concurrency_limit=2, max_size=64, api_open=False).launch(
+        **LOOK,
         allowed_paths=[str(HERE / "examples")],
         max_file_size="20mb",
         server_name=os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0"),  # noqa: S104 - a Space and a container need it
@@ -182,6 +237,8 @@ def main() -> None:
         run_history=False,
         enable_monitoring=False,
         mcp_server=True,
+        state_session_capacity=512,  # every call without a session of its own counts as one
+        app_kwargs=server.app_kwargs(demo, model),
         ssr_mode=False,  # Spaces would turn it on: another page than the one that is tested
     )
 

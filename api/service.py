@@ -130,8 +130,9 @@ def add_endpoints(service: Service) -> None:
 def _over_http(method: Callable[..., Any]) -> Callable[..., Any]:
     """One of the endpoints, with answers that Gradio's components take."""
 
-    @wraps(method)
-    def endpoint(*arguments: Any) -> Any:
+    # Without annotations, which Gradio would evaluate anew in every call.
+    @wraps(method, assigned=("__name__", "__doc__"))
+    def endpoint(*arguments):  # type: ignore[no-untyped-def]
         answer = method(*arguments)
         if isinstance(answer, tuple):
             prediction, picture = answer

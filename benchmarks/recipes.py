@@ -1,14 +1,17 @@
 """What each part of the recipe does: runs that differ in one thing, audited alike, in one table and one picture.
 
-    python benchmarks/recipes.py runs/tried/*/       # folders named RECIPE-SEED, each with config.json and audit/
+    python benchmarks/recipes.py runs/tried/*/ --averaged model runs/four/bundle
 
-`audit/` is what `python -m train.evaluate RUN/bundle --data DIR ... --out RUN/audit` writes. It all becomes recipes.csv
-(a row a run), recipes.md (a row a recipe, over its seeds) and recipes.png (the plain recipe beside the shipped model).
+The first are folders named RECIPE-SEED, each with config.json and audit/; the others bundles of `train.average`.
+
+`audit/` is what `python -m train.evaluate RUN/bundle --data DIR ... --out RUN/audit` writes. It all becomes
+recipes.csv (a row a run), recipes.md (a row a recipe, over its seeds; a row an average) and recipes.png (the plain
+recipe beside the shipped model).
 """
 
+import argparse
 import csv
 import json
-import sys
 from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
@@ -63,7 +66,19 @@ def over_seeds(values: list[float]) -> str:
     return f"{np.mean(values):.3f} ± {half:.3f}"
 
 
-def main(folders: list[Path]) -> None:
+def _averages(bundles: list[Path]) -> list[str]:
+    """A table with a row for each average of seeds, measured on all films."""
+    figures = FIGURES | {"ECE": ("binary", "ece", "value")}
+    lines = [f"| averaged seeds | {' | '.join(figures)} |", "|---" * (1 + len(figures)) + "|"]
+    for bundle in bundles:
+        measured = json.loads((bundle / "metrics.json").read_text())
+        seeds = len(json.loads((bundle / "pneumocam.json").read_text())["training"]["runs"])
+        cells = [f"{_figure(measured, path):.3f}" for path in figures.values()]
+        lines.append(f"| {seeds} | {' | '.join(cells)} |")
+    return lines
+
+
+def main(folders: list[Path], averaged: list[Path]) -> None:
     rows, flags, metrics = [], {}, defaultdict(list)
     for folder in folders:
         recipe, _, seed = folder.name.rpartition("-")
@@ -88,6 +103,7 @@ def main(folders: list[Path]) -> None:
         cells = [over_seeds([_figure(one, path) for one in metrics[recipe]]) for path in FIGURES.values()]
         lines.append(f"| {recipe} | {len(metrics[recipe])} | {' | '.join(cells)} |")
     lines += ["", *(f"- **{recipe}**: `{flags[recipe]}`" for recipe in order)]
+    lines += ["", *_averages(averaged)]
     (HERE / "recipes.md").write_text("\n".join(lines) + "\n")
     shipped = json.loads((HERE.parent / "model" / "metrics.json").read_text())
     picture = draw_audit({f"{order[0]} recipe": metrics[order[0]][0], "shipped model": shipped})
@@ -95,4 +111,8 @@ def main(folders: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    main([Path(folder) for folder in sys.argv[1:]])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--averaged", type=Path, nargs="*", default=[])
+    options = parser.parse_args()
+    main(options.runs, options.averaged)

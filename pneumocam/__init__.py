@@ -25,6 +25,8 @@ from pneumocam.model import BundleError, Classifier, Loaded, OperatingPoint, loa
 from pneumocam.predict import Prediction, Reason, predict, predict_many
 from pneumocam.saliency import Saliency, targets
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Blank",
     "BundleError",

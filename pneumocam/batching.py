@@ -3,6 +3,7 @@
 import queue
 import threading
 from concurrent.futures import Future
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -17,30 +18,34 @@ _Waiting = tuple[Tensor, Future[Tensor]]  # (C, H, W) float32; its features
 class Batcher:
     """`predict` for a server: to be called from many threads at once.
 
-    Each caller's thread reads, prepares and judges its own film; one thread more runs the network, on as many films as
-    have come in the meantime. Nobody waits for a batch to fill, and a bad film fails for its caller alone.
+    Each caller's thread reads, prepares and judges its own film; threads of the batcher's run the network, on what has
+    come in the meantime. Nobody waits for a batch to fill, and a bad film fails for its caller alone.
 
     Attributes:
         classifier: what answers.
         max_batch: most films in a pass.
+        passes: how many run side by side.
     """
 
-    def __init__(self, classifier: Classifier, *, max_batch: int = MAX_BATCH) -> None:
-        """Start the thread; it lives as long as the process.
+    def __init__(self, classifier: Classifier, *, max_batch: int = MAX_BATCH, passes: int = 1) -> None:
+        """Start the threads; they live as long as the process.
 
         Args:
             classifier: what answers.
             max_batch: most films in a pass, at least 1; up to `MAX_BATCH`, answers are the very ones of `predict`.
+            passes: how many may run side by side, at least 1; each computes on one core.
 
         Raises:
-            ValueError: max_batch is less than 1.
+            ValueError: max_batch or passes is less than 1.
         """
-        if max_batch < 1:
-            raise ValueError(f"max_batch is {max_batch}; expected at least 1.")
+        if max_batch < 1 or passes < 1:
+            raise ValueError(f"max_batch is {max_batch} and passes {passes}; expected at least 1 of each.")
         self.classifier = classifier
         self.max_batch = max_batch
+        self.passes = passes
         self._waiting: queue.SimpleQueue[_Waiting] = queue.SimpleQueue()
-        threading.Thread(target=self._run, name="pneumocam-network", daemon=True).start()
+        for _ in range(passes):
+            threading.Thread(target=self._run, name="pneumocam-network", daemon=True).start()
 
     def __call__(self, source: Source | Radiograph, *, operating_point: str | None = None) -> Prediction:
         """As `predict`, at any of the model's operating points.
@@ -63,8 +68,9 @@ class Batcher:
     def _run(self) -> None:
         while True:
             films = [self._waiting.get()]
-            while len(films) < self.max_batch and not self._waiting.empty():
-                films.append(self._waiting.get())
+            with suppress(queue.Empty):  # another pass was quicker
+                share = min(self.max_batch, -(-(self._waiting.qsize() + 1) // self.passes))
+                films.extend(self._waiting.get_nowait() for _ in range(share - 1))
             _pass(self.classifier, films)
             del films  # or the last batch would stay in memory until the next film comes
 

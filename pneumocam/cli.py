@@ -6,7 +6,7 @@ import glob
 import io
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from pneumocam.model import BundleError, Classifier
 from pneumocam.predict import Prediction, describe, predict_many
+from pneumocam.report import report
 from pneumocam.saliency import DISCLAIMER, targets
 
 COLUMNS = ("path", "status", "label", "p_normal", "p_bacterial", "p_viral", "p_pneumonia", "reason")
@@ -37,10 +38,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("pneumocam", description=f"Pneumonia on chest radiographs. {DISCLAIMER}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    predict = commands.add_parser("predict", help="answer for some radiographs, with overlays if asked")
+    predict = commands.add_parser("predict", help="answer for some radiographs, with overlays and reports if asked")
     predict.add_argument("files", nargs="+", metavar="FILE")
     predict.add_argument("--target", metavar="CLASS", help="the class to explain (default: the one answered)")
     predict.add_argument("--overlay", type=Path, metavar="DIR", help="write NAME.overlay.png there")
+    predict.add_argument("--report", type=Path, metavar="DIR", help="write NAME.pdf there, a page about the answer")
     predict.add_argument("--json", action="store_true", help="one JSON object a line")
     predict.set_defaults(run=_predict)
 
@@ -70,27 +72,36 @@ def _predict(options: argparse.Namespace) -> int:
     classifier = Classifier.from_pretrained(options.model, operating_point=options.operating_point)
     if options.target and options.target not in targets(classifier):
         raise ValueError(f"--target is {options.target!r}; this model explains {', '.join(targets(classifier))}.")
-    if options.overlay:
-        options.overlay.mkdir(parents=True, exist_ok=True)
+    for folder in filter(None, (options.overlay, options.report)):
+        folder.mkdir(parents=True, exist_ok=True)
     answered = 0
-    names = _distinct_names(options.files)
+    names = distinct_names(options.files)
     for file, name, prediction in zip(options.files, names, predict_many(classifier, options.files), strict=True):
         answered += prediction.status != "rejected"
-        overlay = None
-        if options.overlay and prediction.status != "rejected":
-            overlay = options.overlay / f"{name}.overlay.png"
-            prediction.overlay(options.target).save(overlay)
+        written = _write_files(options, name, prediction)
         if options.json:
-            print(json.dumps({"path": file, **prediction.to_dict(), "overlay": overlay and str(overlay)}), flush=True)
+            print(json.dumps({"path": file, **prediction.to_dict(), **written}), flush=True)
         else:
-            print(_sentence(file, prediction) + (f"  -> {overlay}" if overlay else ""), flush=True)
+            print("  -> ".join([_sentence(file, prediction), *filter(None, written.values())]), flush=True)
     if not options.json:
         print(DISCLAIMER, file=sys.stderr)
     return 0 if answered else 1
 
 
-def _distinct_names(files: list[str]) -> list[str]:
-    """Names for overlays: two files of one name in two folders must not overwrite each other."""
+def _write_files(options: argparse.Namespace, name: str, prediction: Prediction) -> dict[str, str | None]:
+    """Overlay and report where they are asked for; returns their paths."""
+    overlay = page = None
+    if options.overlay and prediction.status != "rejected":
+        overlay = str(options.overlay / f"{name}.overlay.png")
+        prediction.overlay(options.target).save(overlay)
+    if options.report and prediction.status != "rejected":
+        page = str(options.report / f"{name}.pdf")
+        Path(page).write_bytes(report(prediction, target=options.target))
+    return {"overlay": overlay, "report": page}
+
+
+def distinct_names(files: Iterable[str]) -> list[str]:
+    """Names for overlays and reports: two files of one name in two folders must not overwrite each other."""
     names = dict[str, None]()
     for file in files:
         name = stem = Path(file).name
@@ -176,20 +187,21 @@ def _rows_of(path: Path) -> list[Row]:
 
 def _rows_here(paths: list[str], classifier: Classifier, batch_size: int) -> Iterator[Row]:
     for path, prediction in zip(paths, predict_many(classifier, paths, batch_size=batch_size), strict=True):
-        yield _row(path, prediction)
+        yield table_row(path, prediction.to_dict())
 
 
-def _row(path: str, prediction: Prediction) -> Row:
-    shares = prediction.probabilities
+def table_row(path: str, answer: Mapping[str, Any]) -> Row:
+    """One row of the table, under `COLUMNS`, of what `Prediction.to_dict` gave."""
+    shares = answer["probabilities"]
     return {
         "path": path,
-        "status": prediction.status,
-        "label": prediction.label or "",
+        "status": answer["status"],
+        "label": answer["label"] or "",
         "p_normal": _fixed(shares.get("NORMAL")),
         "p_bacterial": _fixed(shares.get("BACTERIAL")),
         "p_viral": _fixed(shares.get("VIRAL")),
-        "p_pneumonia": _fixed(prediction.p_pneumonia),
-        "reason": prediction.reason.message if prediction.reason else "",
+        "p_pneumonia": _fixed(answer["p_pneumonia"]),
+        "reason": answer["reason"]["message"] if answer["reason"] else "",
     }
 
 
@@ -205,7 +217,7 @@ class _RayScorer:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         paths = [str(path) for path in batch["path"]]
         predictions = predict_many(self.classifier, paths, batch_size=self.batch_size)
-        rows = [_row(path, prediction) for path, prediction in zip(paths, predictions, strict=True)]
+        rows = [table_row(path, prediction.to_dict()) for path, prediction in zip(paths, predictions, strict=True)]
         return {column: np.array([row[column] for row in rows]) for column in COLUMNS}
 
 

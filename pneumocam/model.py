@@ -4,6 +4,7 @@ The bundle is timm's own Hub format with one file beside it, so the weights also
 `timm.create_model("hf-hub:owner/name", pretrained=True)`.
 """
 
+import copy
 import hashlib
 import json
 import logging
@@ -14,6 +15,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +27,8 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data import create_transform
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pneumocam.image import Radiograph
 
@@ -477,4 +480,44 @@ def _network(config: dict[str, Any], preprocessing: Mapping[str, Any], folder: P
             f"{folder / 'config.json'}: {config['architecture']} gives logits of shape {tuple(logits.shape)}; expected "
             f"(1, {config['num_classes']})."
         )
-    return network
+    return _folded(network, torch.rand(2, channels, height, width, generator=torch.Generator().manual_seed(0)))
+
+
+@torch.no_grad()
+def _folded(network: Any, images: Tensor) -> Any:
+    """The same function in fewer steps: each batch norm becomes part of the convolution before it.
+
+    On these images `(B, C, H, W)` it is seen which convolution that is, and that nothing changes but the last digits; a
+    network that does not take it is given back as it was.
+    """
+    folded = copy.deepcopy(network)
+    made: list[tuple[Tensor, nn.Conv2d]] = []  # what each convolution gave
+    pairs: dict[str, tuple[nn.Conv2d, nn.BatchNorm2d]] = {}
+
+    def note_convolution(module: nn.Conv2d, _: Any, output: Tensor) -> None:
+        made.append((output, module))
+
+    def note_batch_norm(name: str, module: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
+        for output, convolution in made:
+            if output is inputs[0]:
+                pairs[name] = convolution, module
+
+    hooks = []
+    for name, module in folded.named_modules():
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_hook(note_convolution))
+        elif isinstance(module, nn.BatchNorm2d):
+            hooks.append(module.register_forward_pre_hook(partial(note_batch_norm, name)))
+    folded(images)
+    for hook in hooks:
+        hook.remove()
+    for name, (convolution, norm) in pairs.items():
+        fused = fuse_conv_bn_eval(convolution, norm)
+        convolution.weight, convolution.bias = fused.weight, fused.bias
+        # timm's batch norms have their activation with them.
+        folded.set_submodule(
+            name, nn.Sequential(*(part for part in norm.children() if not isinstance(part, nn.Identity)))
+        )
+    folded = folded.requires_grad_(False).to(memory_format=torch.channels_last)
+    before, after = network(images), folded(images)
+    return folded if torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.abs().max())) else network

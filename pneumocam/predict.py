@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Any, Literal
@@ -54,11 +54,32 @@ class Prediction:
     _features: Tensor | None = field(default=None, repr=False)
 
     @property
+    def classifier(self) -> Classifier:
+        """What gave this answer."""
+        return self._classifier
+
+    @property
+    def radiograph(self) -> Radiograph | None:
+        """The film that was answered; None if rejected."""
+        return self._radiograph
+
+    @property
     def p_pneumonia(self) -> float | None:
         """P(any kind of pneumonia) in [0, 1]; None if rejected."""
         if not self.probabilities:
             return None
         return min(1.0, sum(p for name, p in self.probabilities.items() if name != "NORMAL"))  # rounding exceeds 1
+
+    def at(self, operating_point: str) -> "Prediction":
+        """The same film's answer at another of the model's operating points; the backbone does not run again.
+
+        Raises:
+            ValueError: the model has none of that name.
+        """
+        classifier = self._classifier.at(operating_point)
+        if self.status == "rejected" or self._radiograph is None or self._features is None:
+            return replace(self, operating_point=classifier.operating_point, _classifier=classifier)
+        return judge(classifier, self._radiograph, self._features)
 
     def probability(self, target: str) -> float:
         """Of one label, or of `PNEUMONIA` for all its kinds together."""

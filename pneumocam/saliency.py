@@ -47,6 +47,8 @@ class Saliency:
         # The part of the box that lies on the upload; the whole of it can be far larger than both.
         x0, y0 = max(0, round(left)), max(0, round(top))
         x1, y1 = min(self.size[0], round(right)), min(self.size[1], round(bottom))
+        if x0 >= x1 or y0 >= y1:  # the box is thinner than a pixel
+            return np.zeros(self.size[::-1], np.float32)
         rows, columns = self.cam.shape
         xs = ((np.array([x0, x1]) - left) * columns / (right - left)).clip(0, columns)
         ys = ((np.array([y0, y1]) - top) * rows / (bottom - top)).clip(0, rows)
@@ -141,15 +143,21 @@ def draw_overlay(
     Returns:
         An RGB picture, as wide as the upload and a strip taller.
     """
-    heat = saliency.heatmap()[..., None]  # (H, W, 1)
-    colours = matplotlib.colormaps[colour_map](heat[..., 0])[..., :3] * 255  # (H, W, 3)
-    film = radiograph.pixels[..., None].astype(np.float32)  # (H, W, 1)
-    blended = film * (1 - opacity * heat) + colours * opacity * heat  # (H, W, 3)
     strip = _strip(radiograph.width, caption, saliency, colour_map)
     picture = Image.new("RGB", (radiograph.width, radiograph.height + strip.height))
-    picture.paste(Image.fromarray(blended.round().astype(np.uint8)))
+    picture.paste(blend(radiograph.to_pil(), saliency, opacity=opacity, colour_map=colour_map))
     picture.paste(strip, (0, radiograph.height))
     return picture
+
+
+def blend(film: Image.Image, saliency: Saliency, *, opacity: float = 0.6, colour_map: str = COLOUR_MAP) -> Image.Image:
+    """A film of mode "L" -> mode "RGB" with the map laid over it, as `draw_overlay` does."""
+    heat = saliency.heatmap()  # (H, W)
+    palette = matplotlib.colormaps[colour_map](np.arange(256))[:, :3] * 255  # (256, 3)
+    colours = Image.fromarray((255 * heat).round().astype(np.uint8))
+    colours.putpalette(palette.round().astype(np.uint8).tobytes())
+    opaque = Image.fromarray((255 * opacity * heat).round().astype(np.uint8))
+    return Image.composite(colours.convert("RGB"), film.convert("RGB"), opaque)
 
 
 def _strip(width: int, caption: str, saliency: Saliency, colour_map: str) -> Image.Image:

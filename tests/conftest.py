@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -80,11 +80,21 @@ def running_app(folder: Path, **settings: str) -> Iterator[App]:
                 break
         else:
             pytest.fail(f"app.py ended before it served: {(folder / 'log').read_text()}")
+
+        def copy(lines: Iterable[str]) -> None:
+            for line in lines:
+                log.write(line)
+                log.flush()
+
+        # At once: an app that logs to a pipe that nobody reads comes to a stop.
+        reader = threading.Thread(target=copy, args=[process.stdout])
+        reader.start()
         try:
             yield App(f"http://127.0.0.1:{port}", folder / "log")
         finally:
             process.terminate()
-            log.write(process.communicate(timeout=30)[0])
+            reader.join(30)
+            process.communicate(timeout=30)
 
 
 @pytest.fixture(scope="session")

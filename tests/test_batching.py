@@ -211,5 +211,5 @@ def test_a_prepared_film_is_answered_as_its_file(bundled: Classifier) -> None:
 
 @pytest.mark.parametrize("max_batch", [0, -8])
 def test_a_batch_of_nothing_is_refused(gated: Classifier, max_batch: int) -> None:
-    with pytest.raises(ValueError, match=rf"max_batch is {max_batch}; expected at least 1"):
+    with pytest.raises(ValueError, match=rf"max_batch is {max_batch} and passes 1; expected at least 1 of each"):
         Batcher(gated, max_batch=max_batch)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pypdf import PdfReader
 
 from pneumocam import Classifier, predict
 from pneumocam.cli import COLUMNS, main
@@ -74,6 +75,7 @@ def test_python_dash_m_predict_says_what_python_says(model: str, films: Path) ->
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line.pop("path") for line in lines] == [str(path) for path in paths]
     assert [line.pop("overlay") for line in lines] == [None] * 3
+    assert [line.pop("report") for line in lines] == [None] * 3
     assert (lines[1]["status"], lines[1]["reason"]["code"]) == ("rejected", "not_an_image")
     classifier = Classifier.from_pretrained(model)
     for line, path in ((lines[0], paths[0]), (lines[2], paths[2])):
@@ -167,6 +169,34 @@ def test_the_target_decides_what_is_drawn(
     with Image.open(overlay) as picture:
         expected = predict(Classifier.from_pretrained(model), path).overlay(target)
         np.testing.assert_array_equal(np.asarray(picture), np.asarray(expected))
+
+
+def test_reports_lie_beside_each_other_as_overlays_do(
+    model: str, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(EXAMPLES[2], films / "x.jpeg.2")
+    paths = [films / "a/x.jpeg", films / "b/x.jpeg", films / "x.jpeg.2", films / "b/notes.txt"]
+    out = tmp_path / "deep" / "reports"
+    assert ask(model, "predict", *paths, "--json", "--report", out, "--target", "PNEUMONIA") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    names = ["x.jpeg", "x.jpeg.2", "x.jpeg.2.2"]
+    assert [line["report"] for line in lines] == [*(str(out / f"{name}.pdf") for name in names), None]
+    assert [line["overlay"] for line in lines] == [None] * 4
+    assert sorted(path.name for path in out.iterdir()) == sorted(f"{name}.pdf" for name in names)
+    for line in lines[:3]:
+        text = PdfReader(line["report"]).pages[0].extract_text()
+        assert f"Grad-CAM for PNEUMONIA, {line['p_pneumonia']:.1%}" in text
+        assert all(f"{name} {p:.1%}" in text for name, p in line["probabilities"].items())
+
+
+def test_overlay_and_report_can_share_a_folder(
+    model: str, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert ask(model, "predict", films / "a/x.jpeg", "--overlay", out, "--report", out) == 0
+    overlay, page = out / "x.jpeg.overlay.png", out / "x.jpeg.pdf"
+    assert capsys.readouterr().out.endswith(f"  -> {overlay}  -> {page}\n")
+    assert sorted(out.iterdir()) == [overlay, page]
 
 
 # score
@@ -416,6 +446,7 @@ def test_info_in_words(
     [
         (["predict", "x.png", "--target", "LUNG"], "--target is 'LUNG'; this model explains NORMAL, BACTERIAL, VIRAL"),
         (["predict", "x.png", "--overlay", "file"], "File exists"),
+        (["predict", "x.png", "--report", "file"], "File exists"),
         (["score", "empty", "--out", "out.csv"], "Nothing to score: empty matched no file"),
         (["score", "*.none", "--out", "out.csv"], r"Nothing to score: *.none matched no file"),
         (["score", "file", "--out", "file/out.csv"], "file"),

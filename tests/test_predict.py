@@ -258,6 +258,14 @@ def test_bad_ones_are_rejected_in_their_place(make_classifier: MakeClassifier, t
     assert answers[0].probabilities == pytest.approx(predict(classifier, EXAMPLES[0]).probabilities, abs=1e-5)
 
 
+def test_an_answer_knows_its_film_and_its_model(make_classifier: MakeClassifier) -> None:
+    classifier, radiograph = make_classifier(), film()
+    answer, rejected = predict_many(classifier, [radiograph, np.zeros((10, 10), np.uint8)])
+    assert answer.radiograph is radiograph
+    assert rejected.radiograph is None
+    assert answer.classifier is rejected.classifier is classifier
+
+
 def test_a_rejected_film_has_nothing_to_explain(make_classifier: MakeClassifier) -> None:
     (answer,) = predict_many(make_classifier(), [b"words"])
     for ask in (answer.explain, answer.overlay):

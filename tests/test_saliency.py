@@ -20,7 +20,7 @@ from torchcam.methods import GradCAM as TorchCam
 import pneumocam.model
 import pneumocam.saliency
 from pneumocam import Classifier, Radiograph, Saliency, load_radiograph, predict, predict_many, targets
-from pneumocam.saliency import DISCLAIMER, draw_overlay, grad_cam, input_box
+from pneumocam.saliency import DISCLAIMER, blend, draw_overlay, grad_cam, input_box
 from tests.conftest import EXAMPLES, SUBTYPES
 
 # The layer whose output is that of forward_features.
@@ -300,8 +300,8 @@ def test_colour_is_blended_by_heat_and_opacity() -> None:
     cam = np.ones((1, 1), np.float32)
     saliency = Saliency(cam, "VIRAL", (0, 0, 160, 160), (160, 160))
     above, _ = split(draw_overlay(film, saliency, "VIRAL", opacity=0.25, colour_map="gray"), film)
-    expected = np.rint(0.75 * film.pixels.astype(float) + 0.25 * 255)
-    np.testing.assert_array_equal(above, np.repeat(expected.astype(np.uint8)[..., None], 3, 2))
+    expected = 0.75 * film.pixels[..., None].astype(float) + 0.25 * 255
+    np.testing.assert_allclose(above, np.repeat(expected, 3, 2), rtol=0, atol=1)  # in grey levels
 
 
 def test_no_opacity_leaves_the_film() -> None:
@@ -335,6 +335,23 @@ def test_a_long_caption_fits_a_narrow_film(width: int) -> None:
     film = ramp(width, 80)
     _, strip = split(draw_overlay(film, map_of(film, (1, 1)), "BACTERIAL 100% (uncertain)"), film)
     assert strip[:, [0, 1, -2, -1]].max() == 0
+
+
+def test_the_blended_picture_is_the_overlay_without_its_strip() -> None:
+    film = ramp(400, 300)
+    saliency = map_of(film, (1, 1))
+    above, _ = split(draw_overlay(film, saliency, "VIRAL 70%", opacity=0.3, colour_map="viridis"), film)
+    blended = np.asarray(blend(film.to_pil(), saliency, opacity=0.3, colour_map="viridis"))
+    np.testing.assert_array_equal(blended, above)
+    assert blended.dtype == np.uint8
+    assert np.ptp(blended, axis=2).max() > 0
+
+
+def test_a_map_on_less_than_a_pixel_is_nowhere() -> None:
+    saliency = Saliency(np.ones((3, 3), np.float32), "VIRAL", (300.1, 0, 300.4, 1), (654, 1))
+    heat = saliency.heatmap()
+    assert (heat.shape, heat.max()) == ((1, 654), 0)
+    assert heat.dtype == np.float32
 
 
 def test_an_empty_map_is_said_and_leaves_the_film() -> None:

@@ -213,6 +213,7 @@ def test_commands(
     predictions, as_json, *_, info = (run(line, capsys) for line in lines)
     assert [line.split(":")[0] for line in predictions.splitlines()] == [f"examples/{film.name}" for film in EXAMPLES]
     assert len(list((desk / "overlays").iterdir())) == len(EXAMPLES)
+    assert [page.name for page in (desk / "reports").iterdir()] == ["film.dcm.pdf"]
     answer = json.loads(as_json)
     assert answer["probabilities"] == pytest.approx(predict(bundled, desk / "film.dcm").probabilities, abs=1e-6)
     assert bundled.revision in info

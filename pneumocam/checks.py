@@ -1,0 +1,94 @@
+"""What an upload is refused for: the errors, and the checks of size and contrast.
+
+RadiographError (ValueError)     code
+  NotAnImage                     not_an_image         nothing that is read here
+  DamagedImage                   damaged_image        truncated or corrupt
+  TooLarge                       too_large            bytes or pixels
+  TooSmall                       too_small            a side under 64 pixels
+  MultiFrame                     multi_frame          animated, multi-page or multi-frame
+  NotARadiograph                 not_a_radiograph     DICOM without pixels, or of another modality
+  UnsupportedDicom               unsupported_dicom    DICOM in an encoding that is not read here
+  Blank                          blank                nearly one grey level everywhere
+
+Their messages say what came, what is accepted, and the remedy; never a file name nor a value out of the file.
+"""
+
+# ruff: noqa: N818 - an exception here is named by what is wrong, and its base says Error.
+
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+MIN_SIDE = 64
+
+
+class RadiographError(ValueError):
+    """An upload that cannot be used as a radiograph.
+
+    Attributes:
+        code: snake_case name of the cause, the same in Python, CLI and API.
+        message: what came, what is accepted, and the remedy; free of file names and DICOM values.
+    """
+
+    code: ClassVar[str] = "radiograph_error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class NotAnImage(RadiographError):
+    code = "not_an_image"
+
+
+class DamagedImage(RadiographError):
+    code = "damaged_image"
+
+
+class TooLarge(RadiographError):
+    code = "too_large"
+
+
+class TooSmall(RadiographError):
+    code = "too_small"
+
+
+class MultiFrame(RadiographError):
+    code = "multi_frame"
+
+
+class NotARadiograph(RadiographError):
+    code = "not_a_radiograph"
+
+
+class UnsupportedDicom(RadiographError):
+    code = "unsupported_dicom"
+
+
+class Blank(RadiographError):
+    code = "blank"
+
+
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise TooLarge(
+            f"The picture claims {width} x {height} pixels; at most {max_pixels:,} pixels in all are accepted. "
+            "Export it at a lower resolution."
+        )
+    if min(width, height) < MIN_SIDE:
+        raise TooSmall(
+            f"The picture is {width} x {height} pixels; each side needs at least {MIN_SIDE}. Upload the original "
+            "film, not a thumbnail."
+        )
+
+
+def check_contrast(pixels: NDArray[np.uint8]) -> None:
+    counts = np.cumsum(Image.fromarray(pixels).histogram())
+    low, high = np.searchsorted(counts, (0.01 * pixels.size, 0.99 * pixels.size))
+    if high - low < 4:
+        raise Blank(
+            f"The picture is blank: nearly every pixel is at grey level {low} of 255, and a film needs contrast. "
+            "Check the export, or the display window of the file."
+        )

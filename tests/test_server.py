@@ -1,0 +1,658 @@
+"""The guard before the page: what may be asked, by whom and how much; what is kept, and what is logged."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import server
+from server import RequestError, clear_event, parse
+from tests.conftest import EXAMPLES, ROOT
+
+FILM = EXAMPLES[-1]
+FAR = "http://films.example.org/film.png"  # no test may look this name up
+MARKER = "Mrs-Marker-1947"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def until(happens: Callable[[], Any], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+class Service:
+    """What a client of the small service, or of the page, can do."""
+
+    def __init__(self, url: str, folder: Path, log: list[str]) -> None:
+        self.url, self.folder, self.log = url, folder, log
+        self.http = httpx.Client(base_url=url, timeout=30)
+
+    def upload(self, content: bytes = b"film", name: str = "film.png") -> str:
+        answer = self.http.post("/gradio_api/upload", files={"files": (name, content)})
+        assert answer.status_code == 200, answer.text
+        path: str = answer.json()[0]
+        return path
+
+    def connection(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", httpx.URL(self.url).port or 80))
+
+    def call(self, name: str, data: list[Any], **more: Any) -> httpx.Response:
+        return self.http.post(f"/gradio_api/call/{name}", json={"data": data, **more})
+
+    def answer(self, name: str, call: httpx.Response) -> str:
+        """The whole event stream that a call leads to."""
+        assert call.status_code == 200, call.text
+        return self.http.get(f"/gradio_api/call/{name}/{call.json()['event_id']}").text
+
+    def join(self, function: str, data: list[Any], session: str) -> httpx.Response:
+        config = self.http.get("/config").json()
+        number = next(one["id"] for one in config["dependencies"] if one["api_name"] == function)
+        return self.http.post(
+            "/gradio_api/queue/join", json={"data": data, "fn_index": number, "session_hash": session}
+        )
+
+    def inside(self) -> dict[str, Any]:
+        """What the small service's process knows."""
+        text = self.answer("inside", self.call("inside", []))
+        known: dict[str, Any] = json.loads(text.split("data: ", 1)[1])[0]
+        return known
+
+    def waiting(self) -> int:
+        count: int = self.http.get("/healthz").json()["queue"]["waiting"]
+        return count
+
+    def uploads(self) -> Path:
+        """The folder that this process has for itself."""
+        [folder] = (self.folder / "uploads").iterdir()
+        return folder
+
+    def events(self, session: str) -> list[dict[str, Any]]:
+        text = self.http.get("/gradio_api/queue/data", params={"session_hash": session}).text
+        return [json.loads(line.removeprefix("data: ")) for line in text.split("\n\n") if line]
+
+
+def film(path: str, **more: Any) -> dict[str, Any]:
+    return {"path": path, "meta": {"_type": "gradio.FileData"}, **more}
+
+
+def code(answer: httpx.Response) -> tuple[int, str]:
+    """Status and code of an error, which is told in a sentence wherever a client may look for it."""
+    error = answer.json()["error"]
+    detail = answer.json()["detail"]
+    assert error["message"].endswith(".")
+    assert detail == error["message"] or detail[0]["message"] == error["message"]
+    return answer.status_code, error["code"]
+
+
+@contextmanager
+def running_small(
+    folder: Path, prefix: tuple[str, ...] = (), *, constants: dict[str, float] | None = None, **environment: str
+) -> Iterator[Service]:
+    """The small service, from the moment that it serves."""
+    (folder / "gate").touch()
+    settings = {"port": free_port(), "gate": str(folder / "gate"), "constants": constants or {}}
+    environment = {"GRADIO_TEMP_DIR": str(folder / "uploads"), "PYTHONUNBUFFERED": "1", **environment}
+    with subprocess.Popen(
+        [*prefix, sys.executable, "-m", "tests.small"],
+        cwd=ROOT,
+        env=os.environ | {"SMALL": json.dumps(settings)} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout
+        log: list[str] = []
+        for line in process.stdout:
+            log.append(line)
+            if "Running on local URL" in line:
+                break
+        else:
+            pytest.fail(f"it ended before it served: {''.join(log)}")
+        reader = threading.Thread(target=log.extend, args=[process.stdout])
+        reader.start()
+        service = Service(f"http://127.0.0.1:{settings['port']}", folder, log)
+        try:
+            yield service
+        finally:
+            service.http.close()
+            process.terminate()
+            reader.join(30)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The small service, with a quota that four films of full size are too much for, and swept at short intervals."""
+    constants = {"SWEEP": 0.1, "MAX_OPEN": 24}
+    folder = tmp_path_factory.mktemp("small")
+    with running_small(folder, constants=constants, PNEUMOCAM_UPLOAD_QUOTA="64mb") as service:
+        yield service
+
+
+@pytest.fixture
+def service(small: Service) -> Iterator[Service]:
+    service = Service(small.url, small.folder, small.log)
+    yield service
+    service.http.close()
+
+
+@pytest.fixture
+def closed_gate(small: Service) -> Iterator[Path]:
+    """While there is no such file, the small service's endpoints wait."""
+    gate = small.folder / "gate"
+    gate.unlink()
+    yield gate
+    gate.touch()
+
+
+# What is served
+
+OPEN = {
+    *(("GET", path) for path in ("/", "/config", "/config/", "/theme.css", "/favicon.ico", "/robots.txt")),
+    *(("GET", path) for path in ("/manifest.json", "/pwa_icon", "/assets/x", "/gradio_api/startup-events")),
+    *(("GET", f"/gradio_api/{path}") for path in ("info", "info/", "openapi.json", "app_id", "app_id/")),
+    *(
+        ("GET", f"/gradio_api/{path}")
+        for path in ("upload_progress", "file=/x", "heartbeat/x", "queue/data", "call/v2/x/ID", "call/x/ID")
+    ),
+    *(("POST", f"/gradio_api/{path}") for path in ("upload", "queue/join", "cancel", "reset", "reset/")),
+    *(("POST", f"/gradio_api/{path}") for path in ("call/x", "call/x/", "call/v2/x", "call/v2/x/")),
+    *(("HEAD", path) for path in ("/", "/gradio_api/file=/x")),
+}
+
+
+def test_of_gradios_routes_those_are_open_that_the_page_and_clients_need(service: Service) -> None:
+    found = set()
+    for pattern, methods in service.inside()["routes"]:
+        path = re.sub(r"\{(\w+)(:path)?\}", lambda name: {"event_id": "0" * 32}.get(name[1], "x"), pattern)
+        path = path.replace("file=x", "file=/x")
+        for method in methods:
+            with suppress(RequestError):
+                server._find(method, path)
+                found.add((method, path.replace("0" * 32, "ID")))
+    assert found == OPEN
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/gradio_api/run/size"),
+        ("POST", "/gradio_api/api/size"),
+        ("GET", "/gradio_api/proxy=https://x.hf.space/"),
+        ("GET", f"/gradio_api/file={FAR}"),
+        ("GET", "/gradio_api/file=x"),
+        ("GET", "/gradio_api/queue/status"),
+        ("GET", "/gradio_api/runs"),
+        ("GET", "/gradio_api/dev/reload"),
+        ("GET", "/gradio_api/deep_link?session_hash=x"),
+        ("POST", "/gradio_api/component_server"),
+        ("POST", "/gradio_api/process_recording"),
+        ("GET", "/gradio_api/mcp/sse"),
+        ("GET", "/monitoring/summary"),
+        ("GET", "/docs"),
+        ("GET", "/openapi.json"),
+        ("POST", "/login"),
+        ("GET", "/static/ffmpeg/ffmpeg-core.js"),
+        ("GET", "/assets/%2e%2e/index.html"),
+    ],
+)
+def test_everything_else_is_not_there(service: Service, method: str, path: str) -> None:
+    assert code(service.http.request(method, path)) == (404, "not_found")
+    assert service.inside()["asked"] == []
+
+
+def test_a_known_address_says_which_methods_it_takes(service: Service) -> None:
+    answer = service.http.put("/")
+    assert code(answer) == (405, "method_not_allowed")
+    assert "GET, HEAD" in answer.json()["detail"]
+
+
+def test_healthz_tells_model_and_queue(service: Service) -> None:
+    answer = service.http.get("/healthz")
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "status": "ok",
+        "model": {"id": "small", "revision": "1"},
+        "queue": {"waiting": 0, "limit": 8},
+    }
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["file=/etc/passwd", "file=//etc/passwd", "file=/tmp/../etc/passwd", "file=/%00", "file=/proc/self/environ"],
+)
+def test_no_file_is_served_but_uploads_and_results(service: Service, path: str) -> None:
+    assert code(service.http.get(f"/gradio_api/{path}")) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        ("GET", "/", {}),
+        ("GET", "/theme.css", {}),
+        ("GET", "/healthz", {}),
+        ("GET", "/nothing", {}),
+        ("GET", "/gradio_api/queue/data?session_hash=x", {}),
+        ("POST", "/gradio_api/queue/join", {"json": []}),
+        ("POST", "/gradio_api/upload", {"files": {"files": ("x.png", b"x")}}),
+        ("OPTIONS", "/", {"headers": {"Origin": "https://example.org", "Access-Control-Request-Method": "GET"}}),
+    ],
+    ids=lambda request: " ".join(request[:2]),
+)
+def test_every_answer_has_the_security_headers(service: Service, request_: tuple[str, str, Any]) -> None:
+    method, path, options = request_
+    headers = service.http.request(method, path, **options).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cross-origin-opener-policy"] == "same-origin"
+    assert "camera=()" in headers["permissions-policy"]
+    policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == "'none'"
+    assert "'unsafe-inline'" not in policy["script-src"]
+    assert policy["frame-ancestors"] == "'self' https://huggingface.co https://*.hf.space"
+
+
+@pytest.mark.parametrize("name", ["page.html", "picture.svg", "script.js", "film.png"])
+def test_no_browser_runs_what_was_uploaded(service: Service, name: str) -> None:
+    path = service.upload(b"<script>alert(1)</script>", name)
+    answer = service.http.get(f"/gradio_api/file={path}", headers={"Range": "bytes=0-1"})
+    assert answer.content == b"<script>alert(1)</script>"
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'; sandbox")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cache-control"] == "no-store"
+    kind, disposition = answer.headers["content-type"], answer.headers["content-disposition"]
+    assert (kind, disposition.split(";")[0]) == (
+        ("image/png", "inline") if name == "film.png" else ("application/octet-stream", "attachment")
+    )
+
+
+# JSON
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63) + 1, 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda parts: st.lists(parts, max_size=4) | st.dictionaries(st.text(), parts, max_size=4),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(value=st.dictionaries(st.text(), JSON, max_size=4))
+def test_parsing_keeps_what_is_json(value: dict[str, Any]) -> None:
+    assert parse(json.dumps(value).encode()) == value
+
+
+@settings(max_examples=300, deadline=None)
+@given(body=st.binary(max_size=60) | st.text(alphabet='{}[]",:0e9.-\\un ', max_size=60).map(str.encode))
+def test_parsing_refuses_what_is_not(body: bytes) -> None:
+    with suppress(RequestError):
+        assert isinstance(parse(body), dict)
+
+
+BAD_BODIES = {
+    "nothing": b"",
+    "cut": b'{"data": [',
+    "array": b"[]",
+    "null": b"null",
+    "number": b"5",
+    "not UTF-8": b"\xff\xfe{}",
+    "half a character": b'{"data": ["\\ud800"]}',
+    "NaN": b'{"data": [NaN]}',
+    "infinite": b'{"data": [1e999]}',
+    "more than 64 bit": b'{"data": [%d]}' % 2**63,
+    "thousands of digits": b'{"data": [%s]}' % (b"9" * 5000),
+    "deep": b'{"data": %s%s}' % (b"[" * 40, b"]" * 40),
+    "deeper than Python": b'{"data": %s%s}' % (b"[" * 9000, b"]" * 9000),
+    "many": b'{"data": [%s]}' % b",".join([b"0"] * 30_000),
+    "large": b'{"data": ["%s"]}' % (b"x" * 300_000),
+    "empty": b"{}",
+    "data is an object": b'{"data": {}}',
+    "data is null": b'{"data": null}',
+    "too many": b'{"data": [1, 2, 3, 4, 5, 6, 7, 8, 9], "fn_index": 0, "session_hash": "x"}',
+    "no such function": b'{"data": [], "fn_index": 99, "session_hash": "x"}',
+    "true is no number": b'{"data": [], "fn_index": true, "session_hash": "x"}',
+    "session is a number": b'{"data": [], "fn_index": 0, "session_hash": 5}',
+    "session is a path": b'{"data": [], "fn_index": 0, "session_hash": "../x"}',
+    "no film": b'{"data": ["film"], "fn_index": 0, "session_hash": "x"}',
+    "film without meta": b'{"data": [{"path": "/etc/passwd"}, 1], "fn_index": 0, "session_hash": "x"}',
+    "meta is a number": b'{"data": [{"path": "/etc/passwd", "meta": 5}, 1], "fn_index": 0, "session_hash": "x"}',
+    "film that is none": json.dumps({"data": [film("/etc/passwd"), 1], "fn_index": 0, "session_hash": "x"}).encode(),
+    "film outside": json.dumps({"data": [film("../../x"), 1], "fn_index": 0, "session_hash": "x"}).encode(),
+    "film with NUL": json.dumps({"data": [film("/x\0"), 1], "fn_index": 0, "session_hash": "x"}).encode(),
+    "path is a number": json.dumps({"data": [film(5), 1], "fn_index": 0, "session_hash": "x"}).encode(),  # type: ignore[arg-type]
+}
+JSON_PATHS = [
+    f"/gradio_api/{path}" for path in ("call/size", "call/v2/size", "call/nope", "queue/join", "cancel", "reset")
+]
+
+
+@pytest.mark.parametrize("path", JSON_PATHS)
+def test_bad_json_is_refused_in_words_everywhere(service: Service, path: str) -> None:
+    for name, body in BAD_BODIES.items():
+        answer = service.http.post(path, content=body, headers={"Content-Type": "application/json"})
+        status, error = code(answer)
+        assert status in (400, 404, 413, 422), name
+        assert error in ("bad_json", "too_large", "bad_request", "not_an_upload", "unknown_endpoint"), name
+        assert not re.search(r"Traceback|pydantic|File \"|/tmp|passwd", answer.text), name
+    assert service.waiting() == 0
+
+
+def test_json_has_to_be_called_json(service: Service) -> None:
+    answer = service.http.post("/gradio_api/call/size", content=b'{"data": []}', headers={"Content-Type": "text/plain"})
+    assert code(answer) == (415, "bad_request")
+
+
+def test_values_may_be_left_out_that_have_a_default(service: Service) -> None:
+    path = service.upload(b"x" * 7)
+    for data, expected in [([film(path)], 7), ([film(path), 3], 21)]:
+        assert f'"bytes": {expected}' in service.answer("size", service.call("size", data))
+    answer = service.http.post("/gradio_api/call/v2/size", json={"film": film(path), "factor": 2})
+    assert '"bytes": 14' in service.answer("size", answer)
+    assert code(service.call("size", [])) == (422, "bad_request")
+    assert code(service.http.post("/gradio_api/call/v2/size", json={"factor": 2})) == (422, "bad_request")
+
+
+@pytest.mark.parametrize("host", ["[", "a b", "x/y", "http://x", ""])
+def test_a_host_that_is_none_does_not_keep_its_client_waiting(service: Service, host: str) -> None:
+    headers = {"X-Forwarded-Host": host}
+    assert code(service.http.get("/", headers=headers)) == (400, "bad_request")
+    body = {"data": [None]}
+    assert code(service.http.post("/gradio_api/call/size", json=body, headers=headers)) == (400, "bad_request")
+
+
+def test_what_fails_inside_is_told_without_internals(service: Service) -> None:
+    text = service.answer("fail", service.call("fail", ["x"]))
+    assert text.startswith('event: error\ndata: {"error": "The service failed')
+    assert service.join("fail", ["x"], "failing").status_code == 200
+    last = next(event for event in service.events("failing") if event["msg"] == "process_completed")
+    assert last["success"] is False
+    assert last["output"]["error"].startswith("The service failed, not your film.")
+    assert "arker" not in text + json.dumps(last)
+    with pytest.raises(AppError, match=r"The service failed, not your film\."):
+        Client(service.url, verbose=False).predict("x", api_name="/fail")
+
+
+def test_a_session_that_is_not_known_is_told_so(service: Service) -> None:
+    assert "This session is not known here" in service.http.get(f"/gradio_api/call/size/{'0' * 32}").text
+    [event] = service.events("nobody")
+    assert event["message"].startswith("This session is not known here")
+
+
+@given(body=st.binary(max_size=50))
+def test_events_that_are_no_errors_are_passed_on(body: bytes) -> None:
+    for event in (body, b"event: complete\ndata: " + body, b'data: {"success":true,"x":"' + body + b'"}\n\n'):
+        if not event.startswith(b"event: error"):
+            assert clear_event(event) == event
+
+
+# Nothing is fetched
+
+
+@pytest.mark.parametrize("url", [FAR, FAR.upper(), "https://films.example.org", "//films.example.org/x", "ftp://x/y"])
+def test_a_films_address_is_refused_and_not_looked_up(service: Service, url: str) -> None:
+    for answer in (
+        service.call("size", [film(url)]),
+        service.call("size", [{"path": url}]),
+        service.call("size", [[{"deep": film(url)}]]),
+        service.http.post("/gradio_api/call/v2/size", json={"film": film(url)}),
+        service.join("size", [film(url), 1], "x"),
+        service.join("private", [film(url), 1], "x"),
+    ):
+        assert code(answer) == (422, "no_url")
+    assert service.inside()["asked"] == []
+
+
+def test_a_film_on_this_machine_is_not_fetched_either(service: Service) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/film.png"
+        assert code(service.call("size", [film(url)])) == (422, "no_url")
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+def test_an_uploads_own_address_is_no_hindrance(service: Service) -> None:
+    path = service.upload(b"x" * 9)
+    for url in (f"{service.url}/gradio_api/file={path}", FAR):
+        assert '"bytes": 9' in service.answer("size", service.call("size", [film(path, url=url)]))
+    assert service.inside()["asked"] == []
+
+
+# Queue
+
+
+def test_one_client_has_a_quarter_of_the_queue_and_all_together_the_whole(service: Service, closed_gate: Path) -> None:
+    """Of eight places, with one function at work."""
+    assert service.join("size", [None, 1], "at-work").status_code == 200
+    until(lambda: service.waiting() == 0)
+    for client in "abcd":
+        for _ in range(2):
+            assert service.join("size", [None, 1], client).status_code == 200
+        if client != "d":
+            refused = service.join("size", [None, 1], client)
+            assert code(refused) == (429, "busy")
+            assert int(refused.headers["retry-after"]) > 0
+    assert service.http.get("/healthz").json()["queue"] == {"waiting": 8, "limit": 8}
+    full = service.join("size", [None, 1], "e")
+    assert code(full) == (503, "queue_full")
+    assert int(full.headers["retry-after"]) > 0
+    assert "come back" in full.json()["detail"]
+    with pytest.raises(Exception, match="Queue is full! Please try again"):
+        Client(service.url, verbose=False).predict(None, api_name="/size")
+
+    closed_gate.touch()
+    for client in ("at-work", *"abcd"):
+        assert [event["success"] for event in service.events(client) if event["msg"] == "process_completed"] == [
+            True
+        ] * (1 if client == "at-work" else 2)
+    assert service.join("size", [None, 1], "a").status_code == 200
+    service.events("a")
+
+
+def test_who_goes_away_gives_its_places_back(service: Service, closed_gate: Path) -> None:
+    service.join("size", [None, 1], "at-work")
+    until(lambda: service.waiting() == 0)
+    for _ in range(2):
+        service.join("size", [None, 1], "leaving")
+    with service.http.stream("GET", "/gradio_api/queue/data", params={"session_hash": "leaving"}) as stream:
+        lines = stream.iter_lines()
+        assert next(lines)
+        assert service.join("size", [None, 1], "leaving").status_code == 429
+    until(lambda: service.waiting() == 0)
+    assert service.join("size", [None, 1], "leaving").status_code == 200
+    closed_gate.touch()
+    service.events("leaving")
+    service.events("at-work")
+
+
+def test_clients_without_a_session_are_told_apart_by_address(service: Service, closed_gate: Path) -> None:
+    calls = [service.call("size", [None])]
+    until(lambda: service.waiting() == 0)
+    calls += [service.call("size", [None]) for _ in range(2)]
+    assert code(service.call("size", [None])) == (429, "busy")
+    calls.append(service.call("size", [None], session_hash="named"))
+    elsewhere = {"X-Forwarded-For": "203.0.113.7"}  # uvicorn trusts a proxy on this machine
+    far = service.http.post("/gradio_api/call/size", json={"data": [None]}, headers=elsewhere)
+    calls.append(far)
+    closed_gate.touch()
+    for call in calls:
+        assert '"bytes": 0' in service.answer("size", call)
+
+
+def test_a_public_address_has_no_more_than_half_whatever_it_calls_itself(service: Service, closed_gate: Path) -> None:
+    service.http.headers["X-Forwarded-For"] = "9.9.9.9"
+    sessions = [f"s{number}" for number in range(6)]
+    service.join("size", [None, 1], sessions[0])
+    until(lambda: service.waiting() == 0)
+    statuses = [service.join("size", [None, 1], session).status_code for session in sessions[1:]]
+    assert statuses == [200] * 4 + [429]
+    closed_gate.touch()
+    for session in sessions[:5]:
+        service.events(session)
+
+
+def test_requests_at_once_are_bounded(service: Service) -> None:
+    with ExitStack() as streams:
+        for _ in range(24):
+            streams.enter_context(service.http.stream("GET", "/gradio_api/heartbeat/x"))
+        assert code(service.http.get("/config")) == (503, "busy")
+    until(lambda: service.http.get("/config").status_code == 200)
+
+
+# Uploads
+
+
+def test_hostile_names_stay_in_the_folder(service: Service) -> None:
+    names = [
+        "../../../etc/x",
+        "..\\..\\x",
+        "/etc/passwd",
+        "a\nb",
+        "CON",
+        "n" * 200,
+        "%2e%2e%2fx",
+        "фильм.png",
+        " ",
+        "-rf",
+    ]
+    for name in names:
+        path = Path(service.upload(b"x", name))
+        assert path.parent.parent == service.uploads()
+        assert path.read_bytes() == b"x"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, (400, "bad_upload")),
+        ({"json": {}}, (400, "bad_upload")),
+        ({"data": {"files": "text"}}, (400, "bad_upload")),
+        ({"files": {"files": (None, b"no name")}}, (400, "bad_upload")),
+        ({"files": {"files": ("..", b"x")}}, (400, "bad_upload")),
+        ({"files": {"files": ("n" * 9000, b"x")}}, (413, "too_large")),
+        ({"files": {"files": ("large", bytes(20 * 2**20 + 1))}}, (413, "too_large")),
+        ({"files": [("files", (f"{number}", b"x")) for number in range(33)]}, (413, "too_many_films")),
+        ({"params": {"upload_id": "../x"}, "files": {"files": ("x", b"x")}}, (400, "bad_request")),
+        (
+            {
+                "content": b'--cut\r\nContent-Disposition: form-data; name="files"; filename="x"\r\n\r\nfil',
+                "headers": {"Content-Type": "multipart/form-data; boundary=cut"},
+            },
+            (400, "bad_upload"),
+        ),
+        ({"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}, (400, "bad_upload")),
+    ],
+    ids=["none", "JSON", "text", "nameless", "dots", "long name", "large", "33", "progress", "cut", "boundary"],
+)
+def test_bad_uploads_are_refused_and_leave_nothing(
+    service: Service, options: dict[str, Any], expected: tuple[int, str]
+) -> None:
+    assert code(service.http.post("/gradio_api/upload", **options)) == expected
+    assert [path for path in service.uploads().iterdir() if path.is_file()] == []
+
+
+def test_thirty_two_films_of_full_size_are_taken(service: Service) -> None:
+    size = 20 * 2**20
+    files = [("files", (f"{number}.png", bytes(size if number == 0 else 1))) for number in range(32)]
+    answer = service.http.post("/gradio_api/upload", files=files)
+    assert [Path(path).stat().st_size for path in answer.json()] == [size] + [1] * 31
+
+
+def test_an_upload_that_its_client_gives_up_leaves_nothing(service: Service) -> None:
+    with service.connection() as client:
+        head = "POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=abc\r\n"
+        part = '--abc\r\nContent-Disposition: form-data; name="files"; filename="x"\r\n\r\nfilm'
+        client.sendall(f"{head}Content-Length: 100000\r\n\r\n{part}".encode())
+        until(lambda: any(path.is_file() for path in service.uploads().iterdir()))
+    until(lambda: not any(path.is_file() for path in service.uploads().iterdir()))
+
+
+def test_the_quota_refuses_and_loses_nothing(service: Service) -> None:
+    make_old(service)
+    paths = [service.upload(bytes([number]) * (20 * 2**20)) for number in range(3)]
+    refused = service.http.post("/gradio_api/upload", files={"files": ("x", b"x" * (20 * 2**20))})
+    assert code(refused) == (507, "no_space")
+    assert "come back later" in refused.json()["detail"]
+    assert int(refused.headers["retry-after"]) > 0
+    for path in paths:
+        assert '"bytes": 20971520' in service.answer("size", service.call("size", [film(path)]))
+    make_old(service)
+    assert Path(service.upload(bytes(20 * 2**20))).exists()
+
+
+def make_old(service: Service) -> None:
+    """Let all uploads be of an hour ago, and wait until they are gone for that."""
+    files = [path for path in service.uploads().rglob("*") if path.is_file()]
+    for path in files:
+        os.utime(path, (time.time() - 3601,) * 2)
+    until(lambda: not any(path.exists() for path in files))
+
+
+# What is kept
+
+
+def test_the_folder_is_private(service: Service) -> None:
+    assert service.uploads().stat().st_mode & 0o777 == 0o700
+    assert service.uploads().name.startswith("run-")
+
+
+def test_uploads_go_within_the_hour_and_a_page_that_is_still_open_is_told_so(service: Service) -> None:
+    old, young = service.upload(b"old", "old.png"), service.upload(b"young", "young.png")
+    os.utime(old, (time.time() - server.MAX_AGE - 1,) * 2)
+    os.utime(young, (time.time() - server.MAX_AGE + 60,) * 2)
+    until(lambda: not Path(old).exists())
+    assert Path(young).exists()
+    assert server.MAX_AGE + 2 * server.SWEEP < 3600
+    gone = service.join("private", [film(old), 1], "open")
+    assert code(gone) == (410, "upload_gone")
+    assert "deleted within the hour. Upload it again" in gone.json()["detail"]
+    assert service.join("private", [film(young), 1], "open").status_code == 200
+    assert service.events("open")[-2]["success"] is True
+    assert code(service.http.get(f"/gradio_api/file={old}")) == (404, "not_found")
+
+
+def test_nothing_is_remembered_of_clients_that_went(tmp_path: Path) -> None:
+    constants = {"MAX_AGE": 0.5, "ORPHAN_AGE": 0.5, "SWEEP": 0.05, "IDLE": 0.5}
+    with running_small(tmp_path, constants=constants) as service:
+        path = service.upload(b"x", "marker.png")
+        service.http.post("/gradio_api/upload?upload_id=abandoned", files={"files": ("marker-2.png", b"x")})
+        service.call("size", [film(path)], session_hash="abandoned")
+        until(lambda: not service.waiting())
+        until(lambda: not any(p.is_file() for p in service.uploads().rglob("*")))
+
+        def remembered() -> dict[str, Any]:
+            known = service.inside()
+            return {name: known[name] for name in ("sessions", "messages", "progress", "names")}
+
+        until(lambda: not re.search("abandoned|marker", json.dumps(remembered())))
+        for path, kind in (("upload", "multipart/form-data; boundary=abc"), ("call/size", "application/json")):
+            head = f"POST /gradio_api/{path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: 9\r\n\r\n"
+            with service.connection() as client:  # that stops in the middle
+                client.sendall(head.encode())
+                assert client.recv(65536).startswith(b"HTTP/1.1 408 ")
+    assert list((tmp_path / "uploads").iterdir()) == []  # it was ended
