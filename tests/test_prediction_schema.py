@@ -148,6 +148,7 @@ def test_the_command_line_answers_by_it(
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line.pop("path") for line in lines] == [str(film) for film in films]
     assert [line.pop("overlay") is None for line in lines] == [False, True, True, False]
+    assert [line.pop("report") for line in lines] == [None] * 4
     for line, expected in zip(lines, predict_many(bundled.at("rule_in"), films), strict=True):
         VALIDATOR.validate(line)
         assert line == expected.to_dict()
