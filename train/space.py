@@ -23,7 +23,10 @@ from train.hub import (
     write_package,
 )
 
-COPIED = ("app.py", "server.py", "api/*.py", "docs/prediction.schema.json", "LICENSE", "model/*", "examples/*")
+COPIED = (
+    *("app.py", "server.py", "view.py", "web/*", "api/*.py", "docs/prediction.schema.json", "LICENSE"),
+    *("model/*", "examples/*"),
+)
 VARIABLE = "PNEUMOCAM_MODEL"
 TIMEOUT = 1800.0  # seconds: installing PyTorch takes a Space minutes, and it may have to queue
 GOES_ON = (
