@@ -16,7 +16,7 @@ app: $(VENV)/.app  ## run the page on the bundled model, http://127.0.0.1:7860
 	$(VENV)/bin/python app.py
 
 test: $(VENV)/.dev $(VENV)/.chromium $(EMULATOR) .node/$(JS_CLIENT)  ## run every test
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.dev  ## ruff and mypy
 	$(VENV)/bin/ruff check .

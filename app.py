@@ -218,10 +218,9 @@ def build(classifier: Classifier, notice: str | None = None) -> gr.Blocks:
 
 def _part(name: str, **props: Any) -> gr.HTML:
     """A part of the page that web/ draws; it asks Python by its events `ask` and `make`."""
-    ask, make = (f"(data) => trigger('{event}', data)" for event in ("ask", "make"))
     return gr.HTML(
         html_template="<div></div>",
-        js_on_load=f"pneumocam.{name}(element, props, watch, {ask}, {make})",
+        js_on_load=f"pneumocam.{name}(element, props, watch, (x) => trigger('ask', x), (x) => trigger('make', x))",
         apply_default_css=False,
         **props,
     )

@@ -132,7 +132,7 @@ def _colours(name: str) -> str:
 
 
 def examples(classifier: Classifier) -> list[Json]:
-    """The radiographs of examples/: file, truth, whether in the gallery, label and status answered, thumbnail."""
+    """The radiographs of examples/: file, true label, whether in the gallery, thumbnail, and the model's answer."""
     rows = _example_rows()
     answers = predict_many(classifier, [example_path(row["file"]) for row in rows])
     return [

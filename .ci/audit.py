@@ -15,6 +15,8 @@ def look_up(requirements: str, service: list[str]) -> list[dict[str, Any]]:
     options = ["--requirement", requirements, "--no-deps", "--disable-pip", "--format=json", "--progress-spinner=off"]
     command = [sys.executable, "-m", "pip_audit", *options, *service]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - nothing of it is foreign
+    if done.returncode not in (0, 1):
+        sys.exit(f"pip-audit cannot be run as expected here:\n{done.stderr}")
     try:
         return list(json.loads(done.stdout)["dependencies"])
     except ValueError:
@@ -27,7 +29,8 @@ def main() -> int:
     parser.add_argument("requirements", nargs="+", help="files with pinned requirements")
     parser.add_argument("--osv-url", help="another service than those of pip-audit, which speaks OSV's protocol")
     options = parser.parse_args()
-    services = [["--service=osv", f"--osv-url={options.osv_url}"]] if options.osv_url else [[], ["--service=osv"]]
+    osv = ["--vulnerability-service=osv"]
+    services = [[*osv, f"--osv-url={options.osv_url}"]] if options.osv_url else [[], osv]
     found = False
     for requirements in options.requirements:
         for service in services:

@@ -170,6 +170,13 @@ class Endpoints:
         return _choice("operating_point", default if name is None else name, tuple(self.classifier.operating_points))
 
 
+def schema_at(place: str) -> dict[str, Any]:
+    """The schema of a prediction, its references made for a place in another document, such as "#/properties/x"."""
+    body = {key: value for key, value in SCHEMA.items() if key not in ("$id", "$schema")}
+    schema: dict[str, Any] = json.loads(json.dumps(body).replace('"#/', f'"{place}/'))
+    return schema
+
+
 def _choice(name: str, value: Any, known: tuple[str, ...]) -> str:
     if value not in known:
         refuse(f"{name} is {value!r:.80}; expected one of {', '.join(known)}.")

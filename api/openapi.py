@@ -4,7 +4,7 @@ from typing import Any
 
 from gradio.utils import get_function_description
 
-from api.endpoints import ERRORS, SCHEMA, Endpoints
+from api.endpoints import ERRORS, Endpoints, schema_at
 from pneumocam.predict import SCHEMA_VERSION
 from pneumocam.saliency import DISCLAIMER
 
@@ -45,7 +45,9 @@ def openapi(endpoints: Endpoints, root: str = "/") -> JSON:
         "info": {"title": "PneumoCAM", "description": DISCLAIMER, "version": str(SCHEMA_VERSION)},
         "servers": [{"url": root}],
         "paths": paths,
-        "components": {"schemas": {"Prediction": SCHEMA, "Upload": _FILE, "Error": _ERROR, **_ANSWERS}},
+        "components": {
+            "schemas": {"Prediction": schema_at(_PREDICTION["$ref"]), "Upload": _FILE, "Error": _ERROR, **_ANSWERS}
+        },
     }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any, Literal
 
 import gradio as gr
@@ -9,13 +10,12 @@ import gradio.mcp
 from gradio.exceptions import InvalidPathError
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_function_params, get_upload_folder
-from gradio_client import handle_file
 from gradio_client.utils import is_file_obj_with_meta, is_http_url_like, traverse
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from api.endpoints import ANSWERED, ROOT, Endpoints, UploadGone, coded, refuse
+from api.endpoints import ANSWERED, Endpoints, UploadGone, coded, refuse
 from api.openapi import openapi
 from api.tools import Tools
 from pneumocam import targets
@@ -68,7 +68,7 @@ class Service(gr.Blocks):
         return answer
 
     def launch(self, *arguments: Any, app_kwargs: dict[str, Any] | None = None, **options: Any) -> Any:
-        """As Gradio's."""
+        """As Gradio's, with the tools and the OpenAPI document in the place of Gradio's own."""
         # Gradio makes its server by this name, and there is no other way in.
         gradio.mcp.GradioMCPServer = Tools  # type: ignore[misc]
         given = app_kwargs or {}
@@ -88,7 +88,7 @@ def _refuse_address(file: dict[str, Any]) -> dict[str, Any]:
 def _file(label: str, file_count: Literal["single", "multiple"] = "single") -> gr.File:
     """gr.File of which the example, in the documents that Gradio makes, is a film."""
     file = gr.File(label=label, file_count=file_count)
-    example = handle_file(ROOT / EXAMPLE) | {"path": EXAMPLE, "url": EXAMPLE}
+    example = {"path": EXAMPLE, "url": EXAMPLE, "orig_name": Path(EXAMPLE).name, "meta": {"_type": "gradio.FileData"}}
     payload, value = (example, EXAMPLE) if file_count == "single" else ([example], [EXAMPLE])
     # Not by a subclass: Gradio writes a file beside the source of every one.
     file.example_payload, file.example_value = lambda: payload, lambda: value  # type: ignore[method-assign]

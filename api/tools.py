@@ -8,6 +8,7 @@ import base64
 import inspect
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from anyio import CapacityLimiter
@@ -15,12 +16,14 @@ from anyio.to_thread import run_sync
 from gradio.mcp import GradioMCPServer
 from gradio.utils import get_function_description
 from mcp.server import Server
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.types import CallToolResult, ContentBlock, ImageContent, TextContent, Tool, ToolAnnotations
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from api.endpoints import SCHEMA, SENDING, Endpoints, coded, refuse
+from api.endpoints import SENDING, Endpoints, coded, refuse, schema_at
 
+MAX_BODY = 20 * 2**20 // 3 * 4 + 2**16  # bytes of a call: a film of full size in base64, where the package allows 4 MiB
 CONCURRENCY = 16  # calls in work at once
 MAX_WAITING = 64  # calls, as in the queue of the endpoints
 INSTRUCTIONS = (
@@ -32,23 +35,30 @@ INSTRUCTIONS = (
 class Tools(GradioMCPServer):
     """Transports, sessions and the landing page are Gradio's; its Blocks are a `Service`."""
 
+    StreamableHTTPSessionManager = partial(StreamableHTTPSessionManager, max_request_body_size=MAX_BODY)  # type: ignore[assignment]
+
     def create_mcp_server(self) -> Server[Any, Any]:
         """The server with its two handlers; Gradio's constructor asks for it."""
         endpoints = self._endpoints
         methods = {method.__name__: method for method in endpoints.named().values()}
         definitions = [definition(endpoints, name) for name in endpoints.named()]
-        limiter = CapacityLimiter(CONCURRENCY)
+        limiter, calls = CapacityLimiter(CONCURRENCY), 0
         server: Server[Any, Any] = Server("PneumoCAM", instructions=INSTRUCTIONS)
 
         async def list_tools() -> list[Tool]:
             return definitions
 
         async def call_tool(name: str, arguments: dict[str, Any]) -> CallToolResult:
+            nonlocal calls
             if name not in methods:
                 return _failure("bad_request", f"There is no tool {name!r:.80}; expected one of {', '.join(methods)}.")
-            if limiter.statistics().tasks_waiting >= MAX_WAITING:
+            if calls >= CONCURRENCY + MAX_WAITING:
                 return _failure("busy", f"{MAX_WAITING} calls wait already, and no more can. Try again in a minute.")
-            return await run_sync(call, methods[name], arguments, limiter=limiter)
+            calls += 1
+            try:
+                return await run_sync(call, methods[name], arguments, limiter=limiter)
+            finally:
+                calls -= 1
 
         server.list_tools()(list_tools)  # type: ignore[no-untyped-call]
         server.call_tool(validate_input=False)(call_tool)  # the package's own refusals quote the argument: a whole film
@@ -121,13 +131,11 @@ def _result(answer: Any) -> CallToolResult:
 
 def _output(name: str) -> dict[str, Any] | None:
     """JSON Schema of an answer."""
-    one = {key: value for key, value in SCHEMA.items() if key not in ("$id", "$schema")}
     if name == "predict":
-        return one
+        return schema_at("#")
     if name != "predict_many":
         return None
-    # A reference starts at the root of the document that it is in.
-    each = json.loads(json.dumps(one).replace("#/$defs/", "#/properties/predictions/items/$defs/"))
+    each = schema_at("#/properties/predictions/items")
     return {
         "type": "object",
         "required": ["predictions"],

@@ -4,9 +4,9 @@
 
 The first are folders named RECIPE-SEED, each with config.json and audit/; the others bundles of `train.average`.
 
-`audit/` is what `python -m train.evaluate RUN/bundle --data DIR ... --out RUN/audit` writes. It all becomes recipes.csv
-(a row a run), recipes.md (a row a recipe, over its seeds; a row an average) and recipes.png (the plain recipe beside the
-shipped model).
+`audit/` is what `python -m train.evaluate RUN/bundle --data DIR ... --out RUN/audit` writes. It all becomes
+recipes.csv (a row a run), recipes.md (a row a recipe, over its seeds; a row an average) and recipes.png (the plain
+recipe beside the shipped model).
 """
 
 import argparse

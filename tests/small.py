@@ -52,7 +52,7 @@ def main() -> None:
     import gradio as gr
     from gradio.routes import file_upload_statuses
 
-    socket.getaddrinfo = guarded  # type: ignore[assignment]
+    socket.getaddrinfo = guarded
 
     def inside() -> dict[str, Any]:
         """What this process knows: its routes, and what it remembers of clients."""
@@ -65,8 +65,9 @@ def main() -> None:
             "names": sorted(Path(name).name for names in demo.temp_file_sets for name in names),
         }
 
+    notice = server.start()
     with gr.Blocks(analytics_enabled=False) as demo:
-        gr.Markdown(server.start() or "All is well.")
+        gr.Markdown(notice or "All is well.")
         film, factor, answer = gr.File(label="film"), gr.Number(1, label="factor"), gr.JSON()
         text, button = gr.Textbox(label="text"), gr.Button()
         button.click(size, [film, factor], answer, api_name="size", preprocess=False, concurrency_limit=1)

@@ -209,7 +209,28 @@ def test_a_prepared_film_is_answered_as_its_file(bundled: Classifier) -> None:
         np.testing.assert_array_equal(np.asarray(answer.overlay()), np.asarray(expected.overlay()))
 
 
+def test_passes_run_side_by_side_and_share_what_waits(
+    gated: Classifier, films: list[Radiograph], pool: ThreadPoolExecutor
+) -> None:
+    batcher = Batcher(gated, passes=2)
+    gated.network.open.clear()
+    first = [pool.submit(batcher, film) for film in films[:2]]
+    for _ in first:
+        assert gated.network.entered.acquire(timeout=60)  # both are in the network, each in a pass of its own
+    others = [pool.submit(batcher, film) for film in films[2:10]]
+    while batcher._waiting.qsize() < len(others):
+        done, _ = wait(others, 0.002)
+        assert not done
+    gated.network.open.set()
+    answers = [answer.result(60).to_dict() for answer in (*first, *others)]
+    assert answers == [predict(gated, film).to_dict() for film in films[:10]]
+    assert gated.network.passes[:3] == [1, 1, 4]
+    assert sum(gated.network.passes[:-10]) == 10  # the last ten are those of `predict`
+
+
 @pytest.mark.parametrize("max_batch", [0, -8])
 def test_a_batch_of_nothing_is_refused(gated: Classifier, max_batch: int) -> None:
     with pytest.raises(ValueError, match=rf"max_batch is {max_batch} and passes 1; expected at least 1 of each"):
         Batcher(gated, max_batch=max_batch)
+    with pytest.raises(ValueError, match="max_batch is 8 and passes 0; expected at least 1 of each"):
+        Batcher(gated, passes=0)

@@ -1,8 +1,12 @@
 """The guard before the page: what may be asked, by whom and how much; what is kept, and what is logged."""
 
+import base64
+import io
 import json
 import os
 import re
+import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -10,19 +14,26 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from playwright.sync_api import Browser, expect
+from pydicom import dcmread
 
 import server
+from pneumocam import Classifier, predict
 from server import RequestError, clear_event, parse
-from tests.conftest import EXAMPLES, ROOT
+from tests.conftest import EXAMPLES, ROOT, App
+from tests.test_handler import dicom
 
 FILM = EXAMPLES[-1]
 FAR = "http://films.example.org/film.png"  # no test may look this name up
@@ -89,6 +100,9 @@ class Service:
         [folder] = (self.folder / "uploads").iterdir()
         return folder
 
+    def pid(self) -> int:
+        return int(self.uploads().name.split("-")[1])
+
     def events(self, session: str) -> list[dict[str, Any]]:
         text = self.http.get("/gradio_api/queue/data", params={"session_hash": session}).text
         return [json.loads(line.removeprefix("data: ")) for line in text.split("\n\n") if line]
@@ -109,11 +123,16 @@ def code(answer: httpx.Response) -> tuple[int, str]:
 
 @contextmanager
 def running_small(
-    folder: Path, prefix: tuple[str, ...] = (), *, constants: dict[str, float] | None = None, **environment: str
+    folder: Path,
+    prefix: tuple[str, ...] = (),
+    *,
+    port: int = 0,
+    constants: dict[str, float] | None = None,
+    **environment: str,
 ) -> Iterator[Service]:
     """The small service, from the moment that it serves."""
     (folder / "gate").touch()
-    settings = {"port": free_port(), "gate": str(folder / "gate"), "constants": constants or {}}
+    settings = {"port": port or free_port(), "gate": str(folder / "gate"), "constants": constants or {}}
     environment = {"GRADIO_TEMP_DIR": str(folder / "uploads"), "PYTHONUNBUFFERED": "1", **environment}
     with subprocess.Popen(
         [*prefix, sys.executable, "-m", "tests.small"],
@@ -172,7 +191,10 @@ def closed_gate(small: Service) -> Iterator[Path]:
 OPEN = {
     *(("GET", path) for path in ("/", "/config", "/config/", "/theme.css", "/favicon.ico", "/robots.txt")),
     *(("GET", path) for path in ("/manifest.json", "/pwa_icon", "/assets/x", "/gradio_api/startup-events")),
-    *(("GET", f"/gradio_api/{path}") for path in ("info", "info/", "app_id", "app_id/", "upload_progress")),
+    *(
+        ("GET", f"/gradio_api/{path}")
+        for path in ("info", "info/", "openapi.json", "app_id", "app_id/", "upload_progress")
+    ),
     *(("GET", f"/gradio_api/{path}") for path in ("file=/x", "heartbeat/x", "queue/data", "call/v2/x/ID", "call/x/ID")),
     *(("POST", f"/gradio_api/{path}") for path in ("upload", "queue/join", "cancel", "reset", "reset/")),
     *(("POST", f"/gradio_api/{path}") for path in ("call/x", "call/x/", "call/v2/x", "call/v2/x/")),
@@ -366,7 +388,8 @@ def test_json_has_to_be_called_json(service: Service) -> None:
 
 def test_values_may_be_left_out_that_have_a_default(service: Service) -> None:
     path = service.upload(b"x" * 7)
-    for data, expected in [([film(path)], 7), ([film(path), 3], 21)]:
+    both: list[tuple[list[Any], int]] = [([film(path)], 7), ([film(path), 3], 21)]
+    for data, expected in both:
         assert f'"bytes": {expected}' in service.answer("size", service.call("size", data))
     answer = service.http.post("/gradio_api/call/v2/size", json={"film": film(path), "factor": 2})
     assert '"bytes": 14' in service.answer("size", answer)
@@ -633,23 +656,370 @@ def test_uploads_go_within_the_hour_and_a_page_that_is_still_open_is_told_so(ser
     assert code(service.http.get(f"/gradio_api/file={old}")) == (404, "not_found")
 
 
-def test_nothing_is_remembered_of_clients_that_went(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Keeps nothing for a second, and waits for nobody; a file lies where its folder of uploads would be."""
+    folder = tmp_path_factory.mktemp("hasty")
+    (folder / "uploads").write_text("in the way")
     constants = {"MAX_AGE": 0.5, "ORPHAN_AGE": 0.5, "SWEEP": 0.05, "IDLE": 0.5}
-    with running_small(tmp_path, constants=constants) as service:
-        path = service.upload(b"x", "marker.png")
-        service.http.post("/gradio_api/upload?upload_id=abandoned", files={"files": ("marker-2.png", b"x")})
-        service.call("size", [film(path)], session_hash="abandoned")
+    with running_small(folder, constants=constants) as service:
+        yield service
+    assert list((folder / "uploads").iterdir()) == []  # it was ended, not killed
+
+
+def test_a_folder_that_cannot_be_made_is_said_on_the_page_and_tried_again(hasty: Service) -> None:
+    trouble = "The server's disk cannot be written, so films cannot be taken in at the moment."
+    assert trouble in hasty.http.get("/config").text
+    assert any(trouble in line for line in hasty.log)
+    answer = hasty.http.post("/gradio_api/upload", files={"files": ("x", b"x")})
+    assert code(answer) == (507, "no_space")
+    assert answer.json()["detail"].startswith(trouble)
+    (hasty.folder / "uploads").unlink()
+    assert Path(hasty.upload()).parent.parent == hasty.uploads()
+
+
+def test_nothing_is_remembered_of_clients_that_went(hasty: Service) -> None:
+    if (hasty.folder / "uploads").is_file():
+        (hasty.folder / "uploads").unlink()
+    path = hasty.upload(b"x", "marker.png")
+    hasty.http.post("/gradio_api/upload?upload_id=abandoned", files={"files": ("marker-2.png", b"x")})
+    hasty.call("size", [film(path)], session_hash="abandoned")
+    until(lambda: not any(file.is_file() for file in hasty.uploads().rglob("*")))
+
+    def remembered() -> str:
+        known = hasty.inside()
+        return json.dumps([known[name] for name in ("sessions", "messages", "progress", "names")])
+
+    until(lambda: not re.search("abandoned|marker", remembered()))
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"), [("upload", "multipart/form-data; boundary=abc"), ("call/size", "application/json")]
+)
+def test_a_client_that_stops_in_the_middle_is_not_waited_for(hasty: Service, path: str, kind: str) -> None:
+    head = f"POST /gradio_api/{path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: 9\r\n\r\n"
+    with hasty.connection() as client:
+        client.sendall(head.encode())
+        assert client.recv(65536).startswith(b"HTTP/1.1 408 ")
+
+
+CLAIM = "import server, sys; print(server.uploads.claim(), flush=True); sys.stdin.read()"
+
+
+def test_what_killed_processes_left_goes_at_the_next_start_and_what_others_hold_stays(tmp_path: Path) -> None:
+    @contextmanager
+    def process() -> Iterator[tuple[subprocess.Popen[str], Path]]:
+        environment = os.environ | {"GRADIO_TEMP_DIR": str(tmp_path)}
+        command = [sys.executable, "-c", CLAIM]
+        with subprocess.Popen(
+            command, cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as claiming:
+            assert claiming.stdout
+            folder = Path(claiming.stdout.readline().strip())
+            (folder / "film").write_text("film")
+            yield claiming, folder
+
+    with process() as (_, living):
+        with process() as (killed, dead):
+            killed.kill()
+        assert (dead / "film").exists()
+        with process() as (_, new):
+            assert sorted(tmp_path.iterdir()) == sorted([living, new])
+        assert (living / "film").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+# Disks
+
+
+def mounting(*commands: str) -> tuple[str, ...]:
+    """What starts a command that sees the disks otherwise than we do; skips the test where that is not allowed."""
+    for unshare in (["unshare", "--mount"], ["unshare", "--mount", "--map-root-user"]):
+        prefix = [*unshare, "sh", "-ec", "\n".join(["mount --make-rprivate /", *commands, 'exec "$@"']), "sh"]
+        with suppress(FileNotFoundError):
+            if not subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:
+                return tuple(prefix)
+    pytest.skip(
+        "this machine lets nobody mount a disk, not even in a namespace; the test needs a full or read-only one"
+    )
+
+
+def test_a_read_only_disk_is_survived_and_so_is_a_full_one(tmp_path: Path) -> None:
+    """Where nothing but a little shared memory can be written, uploads lie there, as long as there is room."""
+    prefix = mounting(
+        "mount -o remount,bind,ro /",
+        "mount -t tmpfs -o size=1m tmpfs /dev/shm",
+        f"! touch {tmp_path}/written 2>/dev/null",
+    )
+    with running_small(tmp_path, prefix, GRADIO_TEMP_DIR="") as service:
+        assert any("uploads lie in /dev/shm" in line for line in service.log)
+        path = service.upload(bytes(1000))
+        assert path.startswith("/dev/shm/")
+        for _ in range(3):
+            answer = service.http.post("/gradio_api/upload", files={"files": ("x.png", bytes(2**21))})
+            assert code(answer) == (507, "no_space")
+            assert answer.json()["detail"].startswith("The server's disk is full")
+            assert "/dev/shm" not in answer.text
+        assert '"bytes": 1000' in service.answer("size", service.call("size", [film(path)]))
+        assert service.upload(bytes(500_000))  # what was refused takes no room
+
+
+# Settings and the log
+
+
+@pytest.mark.parametrize("value", ["abc", "0", "-1", "nan", "inf", "30 s"])
+def test_a_setting_that_is_no_number_is_told(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("PNEUMOCAM_START_TIMEOUT", value)
+    expected = f"PNEUMOCAM_START_TIMEOUT is '{value}'; expected a number of seconds above 0, such as 30"
+    with pytest.raises(SystemExit, match=re.escape(expected)):
+        server.seconds("PNEUMOCAM_START_TIMEOUT", 30)
+
+
+def test_a_setting_has_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PNEUMOCAM_START_TIMEOUT", "")
+    assert server.seconds("PNEUMOCAM_START_TIMEOUT", 30) == 30
+    monkeypatch.setenv("PNEUMOCAM_START_TIMEOUT", "1.5")
+    assert server.seconds("PNEUMOCAM_START_TIMEOUT", 30) == 1.5
+
+
+@pytest.mark.parametrize(("value", "size"), [("", 2**31), ("500mb", 500 * 2**20), (" 3 GB ", 3 * 2**30)])
+def test_the_quota_is_a_size(monkeypatch: pytest.MonkeyPatch, value: str, size: int) -> None:
+    monkeypatch.setenv("PNEUMOCAM_UPLOAD_QUOTA", value)
+    assert server.quota() == size
+
+
+def test_a_quota_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PNEUMOCAM_UPLOAD_QUOTA", "much")
+    with pytest.raises(SystemExit, match="PNEUMOCAM_UPLOAD_QUOTA is 'much'; expected a size such as 500mb or 2gb"):
+        server.quota()
+
+
+def test_the_log_takes_plain_words_only(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        server.log_outcome("predict", "ok", size=1234, format="JPEG", ms=12.6)
+        server.log_outcome("predict\nforged", "/etc/{}; <b>", format="x" * 99)
+    assert [record.message for record in caplog.records] == [
+        "predict ok bytes=1234 format=JPEG ms=13",
+        f"predict_forged /etc/___ _b_ format={'x' * 33}",
+    ]
+
+
+def test_requests_are_logged_without_names_paths_and_addresses(service: Service) -> None:
+    path = service.upload(b"x" * 100, f"{MARKER}.png")
+    service.http.get(f"/{MARKER}", headers={"X-Forwarded-For": "9.8.7.6"})
+    service.answer("fail", service.call("fail", [MARKER]))
+    until(lambda: any("GET other 404" in line for line in service.log))
+    until(lambda: any(re.search(r"POST upload 200 bytes=\d+ ms=\d+$", line) for line in service.log))
+    until(lambda: any(re.search(r"failure ValueError at small.py:\d+$", line) for line in service.log))
+    log = "".join(service.log)
+    assert not re.search(rf"{MARKER}|arker|9\.8\.7\.6|Traceback", log)
+    assert path not in log
+
+
+# The page itself
+
+
+class Page(Service):
+    """The real service."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__(app.url, app.log.parent, [])
+        self.log_file = app.log
+
+    def predict(self, path: str) -> dict[str, Any]:
+        text = self.answer("predict", self.call("predict", [film(path), "NORMAL", None, False]))
+        answer: dict[str, Any] = json.loads(text.split("event: complete\ndata: ")[1].splitlines()[0])[2]
+        return answer
+
+    def tool(self, **arguments: Any) -> httpx.Response:
+        params = {"name": "classify_radiograph", "arguments": arguments}
+        return self.http.post(
+            "/gradio_api/mcp/",
+            json={"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params},
+            headers={"Accept": "application/json, text/event-stream"},
+        )
+
+
+@pytest.fixture
+def real(app: App) -> Iterator[Page]:
+    page = Page(app)
+    yield page
+    page.http.close()
+
+
+def hostile_films() -> dict[str, bytes]:
+    """Of each kind one, with a name in it where there is room for one."""
+    jpeg = FILM.read_bytes()
+    named = dcmread(io.BytesIO(dicom()))
+    named.PatientName, named.PatientID = MARKER, MARKER
+    whole = io.BytesIO()
+    named.save_as(whole, enforce_file_format=True)
+    named.BitsAllocated = 99
+    broken = io.BytesIO()
+    named.save_as(broken, enforce_file_format=True)
+    bomb = io.BytesIO()
+    Image.fromarray(np.zeros((9000, 9000), np.uint8)).save(bomb, "PNG")
+    return {
+        "empty.png": b"",
+        f"{MARKER}.txt": MARKER.encode() * 100,
+        f"{MARKER}-cut.jpeg": jpeg[: len(jpeg) // 3],
+        f"{MARKER}-bomb.png": bomb.getvalue(),
+        f"{MARKER}.svg": f"<svg><script>{MARKER}</script></svg>".encode(),
+        f"{MARKER}-broken.dcm": broken.getvalue(),
+        f"{MARKER}-cut.dcm": whole.getvalue()[: len(whole.getvalue()) // 2],
+        f"../../{MARKER}.dcm": whole.getvalue(),
+        f"{MARKER}.zip.jpeg": jpeg + b"PK\x03\x04" + MARKER.encode(),
+    }
+
+
+def test_hostile_films_disturb_nobody_and_leave_no_trace(real: Page, bundled: Classifier) -> None:
+    good = real.upload(FILM.read_bytes(), f"{MARKER}.jpeg")
+    expected = predict(bundled, FILM).label
+    answers = []
+    for name, content in hostile_films().items():
+        path = real.upload(content, name)
+        beside = real.call("predict", [film(good), "NORMAL", None, False])
+        answers.append(real.answer("predict", real.call("predict", [film(path)])))
+        data = base64.b64encode(content).decode()
+        answers.append(real.tool(image=f"data:application/octet-stream;base64,{data}", overlay=False).text)
+        assert f'"label": "{expected}"' in real.answer("predict", beside)
+    answers += [real.tool(image=url).text for url in (FAR, "/etc/passwd", f"data:image/png;base64,{MARKER}!")]
+    answers.append(real.tool(image=film(FAR)).text)
+    answers.append(real.call("predict", [film(f"{real.uploads()}/{MARKER}.png")]).text)
+    for answer in answers:
+        assert MARKER not in answer.replace(f'"{MARKER}!"', "")
+        assert "Traceback" not in answer
+        assert "No space" not in answer
+        assert "[Errno" not in answer
+        if '"isError":true' in answer or "event: error" in answer:
+            assert str(real.uploads()) not in answer
+    log = real.log_file.read_text()
+    assert MARKER not in log
+    assert str(real.uploads()) not in log
+    assert "Traceback" not in log
+    assert "POST call 200" in log
+
+
+def test_a_disk_that_fills_up_under_the_page_is_survived(real: Page) -> None:
+    """As far as a limit on the size of files can tell: what is over it fails as on a full disk."""
+    before = real.upload(FILM.read_bytes())
+    _, hard = resource.prlimit(real.pid(), resource.RLIMIT_FSIZE)
+    resource.prlimit(real.pid(), resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        answer = real.http.post("/gradio_api/upload", files={"files": ("x.jpeg", FILM.read_bytes())})
+        assert code(answer) == (507, "no_space")
+        text = real.answer("predict", real.call("predict", [film(before)]))  # its overlay has no room
+        assert "event: error" in text
+        assert "Errno" not in text
+    finally:
+        resource.prlimit(real.pid(), resource.RLIMIT_FSIZE, (hard, hard))
+    assert real.predict(before)["status"] in ("ok", "uncertain")
+
+
+def test_the_page_keeps_its_content_security_policy(real: Page, browser: Browser) -> None:
+    page = browser.new_page()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(real.url)
+    page.set_input_files("#upload input[type=file]", FILM)
+    expect(page.locator("#viewer canvas, #viewer img").first).to_be_visible(timeout=60_000)
+    page.get_by_role("button", name="Use via API").click()
+    expect(page.get_by_role("dialog", name="Use via API")).to_be_visible()
+    assert [text for text in said if "Content Security Policy" in text or "CSP" in text] == []
+    page.evaluate("""() => {
+        document.body.insertAdjacentHTML("beforeend", "<img src='x' onerror='window.broken = 1'>");
+        const script = document.createElement("script");
+        script.textContent = "window.broken = 2";
+        document.body.append(script);
+    }""")
+    expect(page.locator("body > script").last).to_be_attached()
+    assert page.evaluate("window.broken") is None
+    until(lambda: page.evaluate("1") and sum("Content Security Policy" in text for text in said) >= 2)
+    page.close()
+
+
+def test_what_is_killed_at_work_starts_again_without_what_it_held(tmp_path: Path) -> None:
+    port = free_port()
+    with running_small(tmp_path, port=port) as service:
+        path = service.upload(b"film", f"{MARKER}.jpeg")
+        (tmp_path / "gate").unlink()
+        assert service.call("size", [film(path)]).status_code == 200
         until(lambda: not service.waiting())
-        until(lambda: not any(p.is_file() for p in service.uploads().rglob("*")))
+        os.kill(service.pid(), signal.SIGKILL)
+        old = service.uploads()
+    assert Path(path).exists()
+    with running_small(tmp_path, port=port) as service:
+        assert service.uploads() != old
+        assert not old.exists()
+        assert '"bytes": 3' in service.answer("size", service.call("size", [film(service.upload(b"new"))]))
 
-        def remembered() -> dict[str, Any]:
-            known = service.inside()
-            return {name: known[name] for name in ("sessions", "messages", "progress", "names")}
 
-        until(lambda: not re.search("abandoned|marker", json.dumps(remembered())))
-        for path, kind in (("upload", "multipart/form-data; boundary=abc"), ("call/size", "application/json")):
-            head = f"POST /gradio_api/{path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: 9\r\n\r\n"
-            with service.connection() as client:  # that stops in the middle
-                client.sendall(head.encode())
-                assert client.recv(65536).startswith(b"HTTP/1.1 408 ")
-    assert list((tmp_path / "uploads").iterdir()) == []  # it was ended
+def test_the_page_tells_a_setting_that_is_none_and_needs_no_home_that_can_be_written() -> None:
+    done = subprocess.run(
+        [sys.executable, "app.py"],
+        cwd=ROOT,
+        env=os.environ | {"HOME": "/proc/nowhere", "PNEUMOCAM_START_TIMEOUT": "abc"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("PNEUMOCAM_START_TIMEOUT is 'abc'; expected a number of seconds")
+    assert "Traceback" not in done.stderr
+
+
+# Known vulnerabilities
+
+
+@pytest.mark.parametrize(
+    ("known", "status", "said"),
+    [
+        (True, 1, "requests 2.31.0 has GHSA-9wx4-h78v-vm56; mended in 2.32.0."),
+        (False, 0, "0 known vulnerabilities in 2 packages, 0 not audited."),
+        (None, 0, "NOT AUDITED. The data on vulnerabilities could not be reached from here."),
+    ],
+    ids=["a flaw", "none", "unreachable"],
+)
+def test_the_audit_fails_for_what_is_known_and_says_what_it_cannot_know(
+    tmp_path: Path, known: bool | None, status: int, said: str
+) -> None:
+    (tmp_path / "pins.txt").write_text("requests==2.31.0\nidna==3.20\n")
+    flaw = {
+        "id": "GHSA-9wx4-h78v-vm56",
+        "modified": "2024-06-10T18:37:00Z",
+        "summary": "A session that was made with verify=False goes on so.",
+        "affected": [
+            {
+                "package": {"name": "requests", "ecosystem": "PyPI"},
+                "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "2.32.0"}]}],
+            }
+        ],
+    }
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            found = {"vulns": [flaw]} if known and asked["package"]["name"] == "requests" else {}
+            body = json.dumps(found).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Answers) as service:
+        threading.Thread(target=service.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        port = service.server_port if known is not None else free_port()
+        done = subprocess.run(
+            [sys.executable, ".ci/audit.py", tmp_path / "pins.txt", "--osv-url", f"http://127.0.0.1:{port}/v1/query"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        service.shutdown()
+    assert done.returncode == status, done.stdout + done.stderr
+    assert said in done.stdout

@@ -1,5 +1,7 @@
 """Every snippet of the README runs as it stands, but for its addresses, and gets the answer that `predict` gives."""
 
+import ast
+import asyncio
 import csv
 import json
 import os
@@ -13,8 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mcp import ClientSession
+from mcp.client.streamable_http import streamable_http_client
 from PIL import Image
 
+from api.endpoints import ERRORS
 from pneumocam import Classifier, predict
 from pneumocam.cli import main
 from tests.conftest import EXAMPLES, App
@@ -38,7 +43,7 @@ def snippets(heading: str, *languages: str) -> list[str]:
 
 [COMMANDS] = snippets("From a terminal", "bash")
 [LIBRARY] = snippets("From Python", "python")
-PYTHON, JAVASCRIPT, CURL = snippets("From programs: the API", "python", "js", "bash")
+PYTHON, MANY, JAVASCRIPT, CURL, MCP = snippets("From programs: the API", "python", "python", "js", "bash", "json")
 TIMM, PNEUMOCAM = snippets("The weights", "python", "python")
 GUIDE, _ = snippets("Your own weights, Space and endpoint in ten minutes", "bash", "bash")
 [WEIGHTS] = re.findall(r"^python -m train\.publish model .*$", GUIDE, re.MULTILINE)  # test_space has the Space
@@ -113,6 +118,41 @@ def test_python_client(app: App, desk: Path, bundled: Classifier) -> None:
     printed = output([sys.executable, "-c", here(PYTHON, "http://127.0.0.1:7860", app.url)], desk)
     check_answer(printed, bundled)
     check_overlay(Path(printed.splitlines()[-1]), bundled)
+
+
+def test_what_the_readme_prints_is_what_is_answered(bundled: Classifier) -> None:
+    shown = ast.literal_eval(README.split(f"{PYTHON}```\n\n```\n")[1].split("\n/tmp")[0])
+    answer = predict(bundled, FILM).to_dict()
+    shares = shown.pop("probabilities")
+    assert shares == pytest.approx(answer.pop("probabilities"), abs=1e-6)
+    assert shown == answer | {"p_pneumonia": pytest.approx(answer["p_pneumonia"], abs=1e-6)}
+
+
+def test_many_films_and_errors(app: App, desk: Path, bundled: Classifier) -> None:
+    printed = output([sys.executable, "-c", here(PYTHON, "http://127.0.0.1:7860", app.url) + MANY], desk)
+    *_, film, table, error = printed.splitlines()
+    expected = predict(bundled.at("screening"), FILM)
+    assert film == f"{expected.status} {expected.p_pneumonia} {None}"
+    assert table.startswith("rejected None {'code': 'not_an_image', 'message': 'The upload is no picture")
+    assert error.startswith("not_an_image The upload is no picture that is known here.")
+
+
+def test_mcp_settings(app: App) -> None:
+    (settings,) = json.loads(here(MCP, "http://127.0.0.1:7860", app.url))["mcpServers"].values()
+
+    async def tools() -> list[str]:
+        async with streamable_http_client(settings["url"]) as (read, write, _), ClientSession(read, write) as session:
+            await session.initialize()
+            return [tool.name for tool in (await session.list_tools()).tools]
+
+    section = README.split("## From programs: the API")[1].split("\n## ")[0]
+    assert asyncio.run(tools()) == re.findall(r"^\| `/\w+` \| `(\w+)` \|", section, re.MULTILINE)
+    assert len(re.findall(r"^\| `/\w+` \|", section, re.MULTILINE)) == 4
+
+
+def test_every_code_of_an_error_is_told() -> None:
+    section = README.split("| code | what is wrong |")[1].split("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == set(ERRORS)
 
 
 def test_javascript_client(app: App, desk: Path, bundled: Classifier) -> None:

@@ -58,8 +58,8 @@ def bring(folder: Path, model: str = MODEL, **options: Any) -> str:
 def test_the_folder_has_what_the_page_needs_and_nothing_else(space_folder: Path, tmp_path: Path) -> None:
     staged = files(space_folder)
     assert {name.split("/")[0] for name in staged} == {
-        *("README.md", "LICENSE", "app.py", "view.py", "server.py", "requirements.txt"),
-        *("web", "api", "pneumocam", "model", "examples", "docs", "benchmarks"),
+        *("README.md", "LICENSE", "app.py", "server.py", "view.py", "requirements.txt"),
+        *("api", "web", "pneumocam", "model", "examples", "docs", "benchmarks"),
     }
     documents = [name for name in staged if name.startswith(("docs/", "benchmarks/"))]
     # The pictures that the README shows, and what the API answers by.

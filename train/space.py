@@ -24,8 +24,8 @@ from train.hub import (
 )
 
 COPIED = (
-    *("app.py", "view.py", "web/*", "server.py", "api/*.py", "docs/prediction.schema.json"),
-    *("LICENSE", "model/*", "examples/*"),
+    *("app.py", "server.py", "view.py", "web/*", "api/*.py", "docs/prediction.schema.json", "LICENSE"),
+    *("model/*", "examples/*"),
 )
 VARIABLE = "PNEUMOCAM_MODEL"
 TIMEOUT = 1800.0  # seconds: installing PyTorch takes a Space minutes, and it may have to queue
