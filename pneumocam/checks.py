@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 MIN_SIDE = 64
+COSTLY = 4  # only one in so many pixels is accepted where each takes several times the memory of others
 
 
 class RadiographError(ValueError):

@@ -5,18 +5,19 @@ Its patient, dates and identifiers are never parsed, and nothing of it is logged
 
 import re
 import struct
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom import FileDataset, uid
-from pydicom.encaps import get_frame
 from pydicom.pixels.processing import apply_modality_lut, apply_voi, apply_windowing
 
-from pneumocam.checks import DamagedImage, MultiFrame, NotARadiograph, UnsupportedDicom, check_size
-from pneumocam.decoders import GDCM_SYNTAXES, parse_dicom, quiet, stored_values
-from pneumocam.grey import flatten, flatten_deep, to_uint8
+from pneumocam.checks import COSTLY, DamagedImage, MultiFrame, NotARadiograph, UnsupportedDicom, check_size
+from pneumocam.container import check_jpeg
+from pneumocam.decoders import APART_SYNTAXES, only_frame, parse_dicom, stored_values
+from pneumocam.grey import by_level, flatten, flatten_deep, to_uint8
 
 MODALITIES = ("CR", "DX", "RG", "OT")
 
@@ -24,7 +25,7 @@ MODALITIES = ("CR", "DX", "RG", "OT")
 _OTHER_MODALITIES = ("CT", "DOC", "ECG", "ES", "IO", "MG", "MR", "NM", "PT", "PX", "RF", "SEG", "SR", "US", "XA", "XC")
 _SYNTAXES = (
     *(uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian, uid.RLELossless),
-    *(uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEG2000Lossless, uid.JPEG2000, *GDCM_SYNTAXES),
+    *(uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, *APART_SYNTAXES),
 )
 _JPEG_FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 
@@ -36,13 +37,23 @@ def from_dicom(data: bytes, max_pixels: int) -> tuple[NDArray[np.uint8], list[st
     # Looked for in the bytes, as pydicom inflates without bound while it reads.
     if uid.DeflatedExplicitVRLittleEndian.encode() in data:
         raise _unsupported("is deflated as a whole")
-    with quiet():
-        dataset = parse_dicom(data)
-        _check_dicom(dataset, max_pixels)
+    dataset = parse_dicom(data)
+    _check_elements(dataset)
+    _check_dicom(dataset, max_pixels)
     values = stored_values(data, dataset)  # (H, W) or (H, W, 3)
     if values.ndim == 2:
         return _display(values, dataset)
     return flatten(Image.fromarray(values)) if values.dtype == np.uint8 else flatten_deep(values)
+
+
+def _check_elements(dataset: FileDataset) -> None:
+    """Bound what pydicom makes of an element when it is asked for it: an object for each of its values and items."""
+    for tag in dataset.keys():  # noqa: SIM118 - iterating over the dataset itself would make them
+        value = dataset.get_item(tag).value
+        if tag != 0x7FE00010 and isinstance(value, bytes):
+            items = value.count(b"\xfe\xff\x00\xe0") + value.count(b"\xff\xfe\xe0\x00")
+            if len(value) > 1_000_000 or items > 100:
+                raise ValueError("An element is far larger than any film's.")
 
 
 def _check_dicom(dataset: FileDataset, max_pixels: int) -> None:
@@ -58,7 +69,8 @@ def _check_dicom(dataset: FileDataset, max_pixels: int) -> None:
         raise NotARadiograph("This DICOM has no pixel data: a report, or a file cut short. Upload the film itself.")
     if int(dataset.get("NumberOfFrames") or 1) > 1:
         raise MultiFrame("This DICOM holds several frames; one film is accepted at a time. Export a single frame.")
-    check_size(int(dataset.Columns), int(dataset.Rows), max_pixels)
+    costly = int(dataset.SamplesPerPixel) * int(dataset.BitsAllocated) > 16
+    check_size(int(dataset.Columns), int(dataset.Rows), max_pixels // (COSTLY if costly else 1))
     if not re.match("MONOCHROME[12]$|RGB$|YBR_", dataset.PhotometricInterpretation):
         raise _unsupported("has a colour palette or a rare colour space")
     syntax = dataset.file_meta.TransferSyntaxUID
@@ -77,12 +89,13 @@ def _unsupported(why: str) -> UnsupportedDicom:
 
 def _check_codestream(dataset: FileDataset) -> None:
     """Hold the codestream, which decides how much is decoded, to the size in the dataset."""
-    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    frame = only_frame(dataset)
     start = frame.find(b"\xff\x4f\xff\x51")
     if "JPEG 2000" in dataset.file_meta.TransferSyntaxUID.name:
         right, bottom, left, top = struct.unpack_from(">4I", frame, start + 8)
         found = (bottom - top, right - left, *struct.unpack_from(">H", frame, start + 40))
     else:
+        check_jpeg(frame)
         position = 2
         while frame[position + 1] not in _JPEG_FRAME_MARKERS:
             position += 2 + int.from_bytes(frame[position + 2 : position + 4])
@@ -93,19 +106,22 @@ def _check_codestream(dataset: FileDataset) -> None:
 
 def _display(values: Array, dataset: FileDataset) -> tuple[NDArray[np.uint8], list[str]]:
     """Stored values (H, W) -> (H, W) uint8 as the file wants them shown, turned so that brighter is denser."""
-    with quiet():
-        rescaled = apply_modality_lut(values, dataset)
-        if not np.array_equal(rescaled, values):
-            values = rescaled
-        try:
-            pixels, steps = _windowed(values, dataset)
-        except Exception:
-            pixels, steps = to_uint8(values)
-            steps.append("unusable VOI window ignored")
+    pixels, steps = by_level(values, partial(_shown, dataset=dataset))
     # A Presentation LUT Shape of INVERSE says the same once more, so it is not read.
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         return 255 - pixels, [*steps, "inverted (MONOCHROME1)"]
     return pixels, steps
+
+
+def _shown(values: Array, dataset: FileDataset) -> tuple[NDArray[np.uint8], list[str]]:
+    rescaled = apply_modality_lut(values, dataset)
+    if not np.array_equal(rescaled, values):
+        values = rescaled
+    try:
+        return _windowed(values, dataset)
+    except Exception:
+        pixels, steps = to_uint8(values)
+        return pixels, [*steps, "unusable VOI window ignored"]
 
 
 def _windowed(values: Array, dataset: FileDataset) -> tuple[NDArray[np.uint8], list[str]]:

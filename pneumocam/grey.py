@@ -1,5 +1,6 @@
 """Samples of any depth, colour and transparency -> 8-bit grey, and the steps to it in words."""
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,37 +16,43 @@ Array = NDArray[Any]
 
 def flatten(picture: Image.Image) -> tuple[NDArray[np.uint8], list[str]]:
     """(H, W) uint8 and the steps to it, from any mode of 8 bits or fewer."""
-    steps = []
-    coloured = picture.mode not in ("1", "L", "LA", "La")
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        if picture.getchannel("A").getextrema() != (255, 255):
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture)
-            steps.append("transparency laid on black")
-    if coloured:
-        steps.append("colour converted to grey")
-    grey = picture if picture.mode in ("1", "L") else picture.convert("RGB")
-    return np.array(grey.convert("L")), steps
+    width, height = picture.size
+    pixels = np.empty((height, width), np.uint8)
+    coloured, transparent = picture.mode not in ("1", "L", "LA", "La"), False
+    for rows in _bands(height, width):
+        band = picture.crop((0, rows.start, width, rows.stop))
+        if band.has_transparency_data:
+            band = band.convert("RGBA")
+            if band.getchannel("A").getextrema() != (255, 255):
+                band = Image.alpha_composite(Image.new("RGBA", band.size, "black"), band)
+                transparent = True
+        pixels[rows] = np.asarray((band if band.mode in ("1", "L") else band.convert("RGB")).convert("L"))
+    return pixels, ["transparency laid on black"] * transparent + ["colour converted to grey"] * coloured
 
 
 def flatten_deep(channels: Array) -> tuple[NDArray[np.uint8], list[str]]:
     """(H, W, C) uint16 as grey and alpha, RGB or RGBA -> (H, W) uint8 and the steps to it."""
-    steps = []
-    count = channels.shape[2]
-    grey, alpha = channels[..., 0], channels[..., -1]
-    if count > 2:
-        # ITU-R BT.601, as Pillow has it for 8 bits
-        grey = np.rint(channels[..., :3] @ np.array((0.299, 0.587, 0.114)))
-        steps.append("colour converted to grey")
-    if count in (2, 4) and alpha.min() < 65535:
-        grey = np.rint(grey * (alpha / 65535))
-        steps.append("transparency laid on black")
-    pixels, scaled = to_uint8(grey.astype(np.uint16))
+    height, width, count = channels.shape
+    coloured, transparent = count > 2, count in (2, 4) and channels[..., -1].min() < 65535
+    grey = np.empty((height, width), np.uint16)
+    for rows in _bands(height, width):
+        band = channels[rows, :, 0]
+        if coloured:  # ITU-R BT.601, as Pillow has it for 8 bits
+            band = np.rint(channels[rows, :, :3] @ np.array((0.299, 0.587, 0.114)))
+        grey[rows] = np.rint(band * (channels[rows, :, -1] / 65535)) if transparent else band
+    pixels, scaled = to_uint8(grey)
+    steps = ["colour converted to grey"] * coloured + ["transparency laid on black"] * bool(transparent)
     return pixels, steps + scaled
 
 
+def _bands(height: int, width: int) -> Iterator[slice]:
+    """Rows of about a million pixels at a time: what is made in between takes several times a picture's memory."""
+    rows = max(1, (1 << 20) // width)
+    return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
+
+
 def to_uint8(values: Array) -> tuple[NDArray[np.uint8], list[str]]:
-    """(H, W) numbers -> (H, W) uint8 with their contrast kept, and the steps to it.
+    """Numbers -> uint8 of the same shape with their contrast kept, and the steps to it.
 
     A film of 8 bits comes out exactly as it is, whether it is stored as v, as v in 16 bits, or as 257 v. Others are
     divided by the full scale of the smallest usual depth that holds the maximum; if that uses less than half of
@@ -53,6 +60,35 @@ def to_uint8(values: Array) -> tuple[NDArray[np.uint8], list[str]]:
     """
     if values.dtype == np.uint8:
         return values.copy(), []
+    return by_level(values, _scaled)
+
+
+def by_level(
+    values: Array, shown: Callable[[Array], tuple[NDArray[np.uint8], list[str]]]
+) -> tuple[NDArray[np.uint8], list[str]]:
+    """`shown` of the values, worked out once for every level that occurs where these are integers of up to 16 bits.
+
+    Args:
+        values: numbers of any shape.
+        shown: what makes uint8 of numbers, each by itself or by the set of all, and says the steps to it.
+    """
+    if values.dtype.kind not in "iu" or values.dtype.itemsize > 2:
+        return shown(values)
+    native = values.astype(values.dtype.newbyteorder("="), copy=False)
+    stored = native.view(f"u{native.itemsize}").reshape(-1)
+    occurs = np.zeros(1 << 8 * native.itemsize, bool)
+    for part in _bands(stored.size, 1):
+        occurs[stored[part]] = True
+    grey, steps = shown(np.flatnonzero(occurs).astype(stored.dtype).view(native.dtype))
+    table = np.zeros(occurs.size, np.uint8)
+    table[occurs] = grey
+    pixels = np.empty(stored.size, np.uint8)
+    for part in _bands(stored.size, 1):
+        pixels[part] = table[stored[part]]
+    return pixels.reshape(values.shape), steps
+
+
+def _scaled(values: Array) -> tuple[NDArray[np.uint8], list[str]]:
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(high - low):
         raise DamagedImage("The picture holds values that are not finite numbers. Replace them, or save it as PNG.")

@@ -4,7 +4,6 @@
 identifiers are never parsed, and nothing of an upload is logged, warned or quoted.
 """
 
-import io
 import os
 import re
 from collections.abc import Callable
@@ -14,9 +13,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from pneumocam.checks import (
+    COSTLY,
     MIN_SIDE,
     Blank,
     DamagedImage,
@@ -30,7 +30,8 @@ from pneumocam.checks import (
     check_contrast,
     check_size,
 )
-from pneumocam.decoders import quiet
+from pneumocam.container import check_exif, check_jpeg, check_tiff
+from pneumocam.decoders import Bounded, quiet
 from pneumocam.dicom import from_dicom
 from pneumocam.grey import flatten, flatten_deep, to_uint8
 
@@ -102,7 +103,9 @@ def load_radiograph(source: Source, *, max_bytes: int = 20_000_000, max_pixels: 
         source: JPEG, PNG, TIFF, BMP, WebP, GIF or DICOM as path, bytes or stream (read from where it stands, and not
             closed); a Pillow image; or an array, (H, W) uint8, uint16 or float, or (H, W, 3 or 4) uint8 RGB(A).
         max_bytes: most encoded bytes that are read.
-        max_pixels: most pixels, width times height, that are decoded.
+        max_pixels: most pixels, width times height, that are decoded; a quarter of them in WebP, run-length encoded
+            BMP, CMYK, Lab, more than 8 bits a channel of colour and more than 16 of grey, where each takes several
+            times the memory or time; and in a DICOM of more than 16 bits a pixel.
 
     Returns:
         The film as 8-bit grayscale, upright, brighter where denser.
@@ -169,7 +172,8 @@ def _guarded(decode: Callable[..., Decoded], *args: object, what: str | None) ->
     """Let no decoder's own exception out: what it says can quote the file."""
     failure: RadiographError
     try:
-        return decode(*args)
+        with quiet:
+            return decode(*args)
     except (RadiographError, MemoryError):
         raise
     except Image.DecompressionBombError:
@@ -201,22 +205,45 @@ def _from_dicom(data: bytes, max_pixels: int) -> Decoded:
 
 
 def _from_encoded(data: bytes, file_format: str, max_pixels: int) -> Decoded:
-    with quiet():
-        picture = Image.open(io.BytesIO(data), formats=[file_format])
+    if file_format == "JPEG":
+        check_jpeg(data)
+    if file_format == "TIFF":
+        check_tiff(data)
+    picture = _open(data, file_format)
+    if file_format == "GIF":
+        picture = _open(_cut_behind(data, picture.tile[0].offset), file_format)
+    picture.info.pop("Raw profile type exif", None)  # an EXIF block that nobody has checked
     return _from_picture(picture, max_pixels, data)
 
 
+def _open(data: bytes, file_format: str) -> ImageFile.ImageFile:
+    stream = Bounded(data, steps=5000)
+    picture = Image.open(stream, formats=[file_format])
+    # A run-length encoded BMP is read pixel by pixel.
+    stream.steps = 2_000_000 if file_format == "BMP" else 10_000 + len(data) // 64
+    return picture
+
+
+def _cut_behind(data: bytes, offset: int) -> bytes:
+    """A GIF until a little behind its first picture, which begins there.
+
+    Pillow looks for a second through all that follows, and copies a comment anew with each 255 bytes that it grows by.
+    """
+    while offset < len(data) and data[offset]:
+        offset += 1 + data[offset]
+    return data[: offset + 100_000]
+
+
 def _from_picture(picture: Image.Image, max_pixels: int, data: bytes = b"") -> Decoded:
-    with quiet():
-        # The further pictures of a phone's MPO are previews and depth maps of the first.
-        if getattr(picture, "is_animated", False) and picture.format != "MPO":
-            raise MultiFrame(
-                f"The {picture.format} holds several pictures; one film is accepted at a time. Save the one you mean "
-                "as a file of its own."
-            )
-        check_size(*picture.size, max_pixels)
-        came_turned = _orientation(picture) > 1
-        deep = _read_deep(data, picture.format) if data and picture.format in ("PNG", "TIFF") else None
+    # The further pictures of a phone's MPO are previews and depth maps of the first.
+    if getattr(picture, "is_animated", False) and picture.format != "MPO":
+        raise MultiFrame(
+            f"The {picture.format} holds several pictures; one film is accepted at a time. Save the one you mean "
+            "as a file of its own."
+        )
+    check_size(*picture.size, max_pixels // (COSTLY if _is_costly(picture) else 1))
+    came_turned = _orientation(picture) > 1
+    deep = _read_deep(data, picture.format) if data and picture.format in ("PNG", "TIFF") else None
     picture.load()
     pixels, steps = _grey(picture, deep)
     # Pillow has turned a TIFF by now, and then no longer says that it needs turning.
@@ -229,7 +256,23 @@ def _from_picture(picture: Image.Image, max_pixels: int, data: bytes = b"") -> D
     return pixels, picture.format or "PIL", steps
 
 
+def _is_costly(picture: Image.Image) -> bool:
+    """Whether a pixel takes several times the usual memory, or time, on its way."""
+    deep = len(picture.getbands()) > 1 and ";16" in _raw_mode(picture)
+    run_lengths = picture.format == "BMP" and picture.info.get("compression") in (1, 2)  # undone in Python
+    return deep or run_lengths or picture.format == "WEBP" or picture.mode in ("I", "F", "CMYK", "LAB")
+
+
+def _raw_mode(picture: Image.Image) -> str:
+    """How the file's samples lie, in Pillow's terms; empty when all are loaded."""
+    tiles = getattr(picture, "tile", None)
+    args = (tiles[0].args if tiles else None) or ("",)
+    return str(args if isinstance(args, str) else args[0])
+
+
 def _orientation(picture: Image.Image) -> int:
+    if isinstance(exif := picture.info.get("exif"), bytes):
+        check_exif(exif)
     value = picture.getexif().get(ExifTags.Base.Orientation)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
@@ -251,11 +294,11 @@ def _read_deep(data: bytes, file_format: str) -> Array | None:
 
     Pillow keeps the upper byte of these alone, so a second reading, told the other byte order, fetches the lower.
     """
-    upper, lower = (Image.open(io.BytesIO(data), formats=[file_format]) for _ in range(2))
-    args = upper.tile[0].args or ("",)
-    match = re.fullmatch("(RGB|RGBA|RGBX|LA);16([BLN])", str(args if isinstance(args, str) else args[0]))
+    upper, lower = (_open(data, file_format) for _ in range(2))
+    match = re.fullmatch("(RGB|RGBA|RGBX|LA);16([BLN])", _raw_mode(upper))
     if not match:
         return None
+    args: Any = upper.tile[0].args
     # The four bytes of grey and alpha come as they are when taken for RGBA.
     other = "RGBA" if match[1] == "LA" else f"{match[1]};16{'L' if match[2] == 'B' else 'B'}"
     lower.tile = [tile._replace(args=other if isinstance(args, str) else (other, *args[1:])) for tile in lower.tile]

@@ -1,0 +1,112 @@
+"""Hundreds of hostile uploads, read in one process: a film or a typed error each, soon, in bounds, and without a sound."""
+
+import json
+import subprocess
+import sys
+import zlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pneumocam import RadiographError, load_radiograph
+from tests import hostile
+from tests.hostile import NAMES, SECRET, WHOLE, Hostile
+
+ROOT = Path(__file__).parents[1]
+CODES = {subclass.code for subclass in RadiographError.__subclasses__()}
+# Of CPU; 64 megapixels of JPEG 2000 take about 3.
+SECONDS = 8
+# On top of what the process starts with: at 64 megapixels a progressive JPEG takes 6 bytes a pixel in libjpeg and 4 in
+# Pillow, 640 MB, and nothing takes more. The rest is for what earlier items leave behind.
+MEMORY = 800_000_000
+
+ITEMS = hostile.corpus()
+
+
+@pytest.fixture(scope="module")
+def run() -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-m", "tests.hostile"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def answers(run: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
+    assert run.returncode == 0, run.stderr[-2000:]
+    rows = [json.loads(line) for line in run.stdout.splitlines()[1:]]
+    return {row["name"]: row for row in rows}
+
+
+def test_the_corpus_has_all_kinds() -> None:
+    kinds = Counter(item.kind for item in ITEMS)
+    assert len({item.name for item in ITEMS}) == len(ITEMS) > 1000
+    assert set(WHOLE) < set(kinds)
+    bombs = {"png-bomb", "tiff-bomb", "jpeg-bomb", "webp-bomb", "gif-bomb", "bmp-bomb", "tag-bomb", "dcm-bomb"}
+    others = {"dcm-tags", "dcm-structure", "polyglot", "wrong", "tiny", "name", "png-loop", "jpeg-loop", "gif-loop"}
+    assert bombs | others < set(kinds)
+    assert set().union(*(item.expect for item in ITEMS)) == CODES | {"readable"}
+
+
+@pytest.mark.parametrize("name", [name for name in WHOLE if name not in ("jpeg-12-bit", "jpeg-lossless")])
+def test_what_the_damage_is_done_to_is_whole(name: str) -> None:
+    assert min(load_radiograph(WHOLE[name]()).pixels.shape) >= 96
+
+
+def test_every_upload_ends_in_a_film_or_a_typed_error(answers: dict[str, dict[str, Any]]) -> None:
+    assert list(answers) == [item.name for item in ITEMS]
+    wrong = {
+        item.name: answers[item.name]["outcome"]
+        for item in ITEMS
+        if answers[item.name]["outcome"] not in (item.expect or CODES | {"readable"})
+    }
+    assert wrong == {}
+
+
+def told_too_much(item: Hostile, message: str) -> bool:
+    secrets = [*SECRET.decode().strip().split("^"), "Traceback", "File ", "/", "\\", ".py", "0x", "\n", "\0"]
+    return any(secret in message for secret in [*secrets, *[item.filename] * (len(item.filename) > 4)])
+
+
+def test_no_message_has_a_name_a_path_or_a_decoders_words(answers: dict[str, dict[str, Any]]) -> None:
+    messages = {item: str(answers[item.name]["message"]) for item in ITEMS}
+    assert [item.name for item, message in messages.items() if told_too_much(item, message)] == []
+    refused = {item for item in ITEMS if answers[item.name]["outcome"] != "readable"}
+    assert {item for item, message in messages.items() if message} == refused
+
+
+def test_nothing_is_warned_logged_or_printed(
+    run: subprocess.CompletedProcess[str], answers: dict[str, dict[str, Any]]
+) -> None:
+    assert {name: answer["told"] for name, answer in answers.items() if answer["told"]} == {}
+    assert run.stderr == ""
+    assert len(run.stdout.splitlines()) == 1 + len(ITEMS)
+
+
+def test_no_upload_takes_long(answers: dict[str, dict[str, Any]]) -> None:
+    assert {name: answer["seconds"] for name, answer in answers.items() if answer["seconds"] > SECONDS} == {}
+
+
+def test_no_upload_takes_much_memory(run: subprocess.CompletedProcess[str], answers: dict[str, dict[str, Any]]) -> None:
+    start = json.loads(run.stdout.splitlines()[0])["start"]
+    assert {name: answer["peak"] - start for name, answer in answers.items() if answer["peak"] - start > MEMORY} == {}
+
+
+def test_the_corpus_is_the_same_every_time(answers: dict[str, dict[str, Any]]) -> None:
+    """In another process, where hashes differ."""
+    small = [item for item in ITEMS if "-bomb" not in item.kind and "-loop" not in item.kind]
+    assert [item.name for item in small if zlib.crc32(item.data) != answers[item.name]["crc"]] == []
+
+
+@pytest.mark.parametrize("what", NAMES)
+def test_no_message_has_the_name_of_a_file_on_disk(what: str, tmp_path: Path) -> None:
+    name = NAMES[what].replace("/", "_").replace("\0", "_")[-60:] + "_"
+    film, other = tmp_path / name, tmp_path / f"{name}.txt"
+    film.write_bytes(WHOLE["jpeg-small"]())
+    other.write_bytes(b"no picture")
+    assert load_radiograph(film).source_format == "JPEG"
+    with pytest.raises(RadiographError) as caught:
+        load_radiograph(str(other))
+    assert caught.value.code == "not_an_image"
+    assert name not in caught.value.message
+    assert str(tmp_path) not in caught.value.message
