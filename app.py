@@ -20,7 +20,6 @@ try:
 except ImportError:
     spaces = None
 import gradio as gr
-from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 
 import view
@@ -66,22 +65,20 @@ class Desk:
         """One of the examples."""
         truths = view.truths()
         file = _one_of(event.file, tuple(truths))
-        for viewer, *others in self._show([(file, view.example_path(file))]):
-            viewer["truth"] = truths[file]
-            yield viewer, *others
+        yield from self._show([(file, view.example_path(file))], truth=truths[file])
 
-    def _show(self, files: list[tuple[str, str]]) -> Iterator[Outputs]:
+    def _show(self, files: list[tuple[str, str]], truth: str | None = None) -> Iterator[Outputs]:
+        yield gr.skip(), None, [], None  # so that the next films can be dropped already
         films: list[view.Film] = []
         table = {"total": min(len(files), MAX_FILMS), "left_out": max(len(files) - MAX_FILMS, 0)}
         for name, path in files[:MAX_FILMS]:
             prediction = view.answered(self.classifier, self.answer, path)
             films.append(view.Film(path, view.row(self.classifier, name, prediction)))
-            if len(files) > 1:
-                yield None, table | {"rows": [film.row for film in films], "done": False}, gr.skip(), None
-        if len(films) > 1:
-            yield None, table | {"rows": [film.row for film in films], "done": True}, films, None
-        elif films:
-            yield self._result(films, 0, prediction.radiograph), None, films, None
+            if len(files) == 1:
+                yield self._result(films, 0, prediction.radiograph) | {"truth": truth}, None, films, gr.skip()
+            else:
+                rows = {"rows": [film.row for film in films], "done": len(films) == table["total"]}
+                yield None, table | rows, films, gr.skip()
 
     def _result(self, films: list[view.Film], index: int, radiograph: Radiograph | None) -> dict[str, Any]:
         return {
@@ -107,21 +104,27 @@ class Desk:
             colour_map=_one_of(event.colours, view.COLOUR_MAPS),
             format=kind,
         )
-        return _file(page, f"pneumocam-report.{kind}")
+        path = _path(f"pneumocam-report.{kind}")
+        path.write_bytes(page)
+        return str(path)
 
     def take(self, event: gr.EventData, films: list[view.Film]) -> str:
         """The table as CSV, or with overlays and predictions as ZIP."""
         rows = [_film(films, i).row for i in range(max(len(films), 1))]
         if _one_of(event.action, ("csv", "zip")) == "csv":
-            return _file(view.table(rows, self._point(event)).encode(), "pneumocam.csv")
-        archive = view.archive(
+            path = _path("pneumocam.csv")
+            path.write_text(view.table(rows, self._point(event)), encoding="utf-8", newline="")
+            return str(path)
+        path = _path("pneumocam.zip")
+        view.archive(
+            path,
             rows,
             (self._again(film) for film in films),
             self._point(event),
             opacity=_share(event.opacity),
             colour_map=_one_of(event.colours, view.COLOUR_MAPS),
         )
-        return _file(archive, "pneumocam.zip")
+        return str(path)
 
     def _again(self, film: view.Film) -> Prediction:
         return view.answered(self.classifier, self.answer, film.path)
@@ -144,19 +147,25 @@ def _film(films: list[view.Film], index: Any) -> view.Film:
 
 def _one_of(value: Any, known: tuple[str, ...]) -> str:
     if value not in known:
-        raise gr.Error(
-            f"{value!r:.200} came; expected one of {', '.join(known)}.", title="bad_request", print_exception=False
-        )
+        raise _refusal(value, f"one of {', '.join(known)}")
     return str(value)
 
 
 def _share(value: Any) -> float:
-    return min(max(float(value), 0.0), 1.0)
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise _refusal(value, "a number from 0 to 1")
+    return float(value)
 
 
-def _file(data: bytes, name: str) -> str:
-    """Path of a file in Gradio's cache, from which it is deleted like an upload."""
-    return str(save_bytes_to_cache(data, name, cache_dir=get_upload_folder()))
+def _refusal(value: Any, expected: str) -> gr.Error:
+    return gr.Error(f"{value!r:.200} came; expected {expected}.", title="bad_request", print_exception=False)
+
+
+def _path(name: str) -> Path:
+    """Where to write a file to be taken away: among the uploads, as which it is deleted."""
+    folder = Path(get_upload_folder(), secrets.token_hex(16))
+    folder.mkdir(parents=True)
+    return folder / name
 
 
 def build(classifier: Classifier, notice: str | None = None) -> gr.Blocks:
@@ -201,13 +210,13 @@ def build(classifier: Classifier, notice: str | None = None) -> gr.Blocks:
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 8}
         outputs = [viewer, table, films, upload]
         begin = "(files) => { pneumocam.begin(files?.length > 1); return [files]; }"
-        events = [upload.upload(desk.read, upload, outputs, js=begin, preprocess=False, **quiet)]
-        events += [
-            x.ask(desk.pick, None, outputs, js="() => { pneumocam.begin(); return []; }", **quiet) for x in galleries
-        ]
+        reading = quiet | {"trigger_mode": "always_last"}  # what comes while others are read has its turn after them
+        events = [upload.upload(desk.read, upload, outputs, js=begin, preprocess=False, **reading)]
+        begin = "() => { pneumocam.begin(); return []; }"
+        events += [gallery.ask(desk.pick, None, outputs, js=begin, **reading) for gallery in galleries]
         events.append(table.ask(desk.open, films, viewer, **quiet))
         for part, function in ((table, desk.take), (viewer, desk.report)):
-            made = part.make(function, films, saved, **quiet)
+            made = part.make(function, films, saved, **quiet | {"concurrency_limit": 2, "concurrency_id": "files"})
             made.success(None, saved, None, js="(file) => pneumocam.made(file)", **quiet)
             events.append(made)
         for event in events:
@@ -241,7 +250,7 @@ def main() -> None:
         run_history=False,
         enable_monitoring=False,
         mcp_server=True,
-        state_session_capacity=512,  # every call without a session of its own counts as one
+        state_session_capacity=1000,  # pages
         app_kwargs=server.app_kwargs(demo, model),
         ssr_mode=False,  # Spaces would turn it on: another page than the one that is tested
     )

@@ -961,7 +961,7 @@ class Exchange:
     # Answers
 
     async def _send(self, message: Message) -> None:
-        """Pass an answer on; hold errors back, which are told in other words, and HTML, which gets its nonce."""
+        """Pass an answer on; hold errors back, which are told in other words, and what is to be changed as a whole."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             if self.status >= (500 if self.route.name == "mcp" else 400):
@@ -971,7 +971,7 @@ class Exchange:
                 headers["Cache-Control"] = "no-store"
             if self.route.name == "file":
                 headers["Content-Security-Policy"] = CSP_FILE
-            if self.route.name == "upload" or headers.get("content-type", "").startswith("text/html"):
+            if self.route.name in ("upload", "config") or headers.get("content-type", "").startswith("text/html"):
                 self.page = message, []
                 return
         elif self.status >= 400 and not self.started:
@@ -996,6 +996,10 @@ class Exchange:
         if self.route.name == "upload":
             if body == b"[]":  # what Gradio makes of an upload that is cut off
                 raise _explain("upload", 400)
+        elif self.route.name == "config":
+            # For the page, which has its own copy. The JavaScript client would keep its program from ending.
+            body = body.replace(b'"connect_heartbeat":true', b'"connect_heartbeat":false')
+            MutableHeaders(scope=start)["Content-Length"] = str(len(body))
         else:
             body = self._with_nonce(start, body)
         self.started = True

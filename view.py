@@ -19,7 +19,7 @@ from pneumocam import Classifier, OperatingPoint, Prediction, Radiograph, Radiog
 from pneumocam.cli import COLUMNS, distinct_names, table_row
 from pneumocam.predict import rejected
 
-FILM_SIDE, THUMBNAIL_SIDE = 1024, 160  # pixels at most
+FILM_SIDE, THUMBNAIL_SIDE, OVERLAY_SIDE = 1024, 160, 3000  # pixels at most: on the page, in tables, in archives
 COLOUR_MAPS = ("inferno", "viridis", "cividis", "turbo")
 HERE = Path(__file__).parent
 Answer = Callable[[str], Prediction]
@@ -181,11 +181,18 @@ def _inert(cell: str) -> str:
 
 
 def archive(
-    rows: Sequence[Json], predictions: Iterable[Prediction], point: str, *, opacity: float, colour_map: str
-) -> bytes:
-    """The rows as a ZIP: scores.csv, and of each film its prediction as JSON and its overlay at full size.
+    path: Path,
+    rows: Sequence[Json],
+    predictions: Iterable[Prediction],
+    point: str,
+    *,
+    opacity: float,
+    colour_map: str,
+) -> None:
+    """Write the rows as a ZIP: scores.csv, and of each film its prediction as JSON and its overlay.
 
     Args:
+        path: of the ZIP.
         rows: as from `row`.
         predictions: theirs, in the same order; taken one at a time.
         point: the operating point.
@@ -193,18 +200,18 @@ def archive(
         colour_map: as there.
     """
     names = distinct_names(_safe_name(row["name"]) for row in rows)
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("scores.csv", table(rows, point))
         for row, name, prediction in zip(rows, names, predictions, strict=True):
             answer = {"path": row["name"], **row["points"][point]}
             file.writestr(f"predictions/{name}.json", json.dumps(answer, indent=2, ensure_ascii=False))
-            if prediction.status != "rejected":
-                overlay = io.BytesIO()
-                picture = prediction.at(point).overlay(opacity=opacity, colour_map=colour_map)
-                picture.save(overlay, "PNG", compress_level=1)
-                file.writestr(f"overlays/{name}.overlay.png", overlay.getvalue(), zipfile.ZIP_STORED)
-    return buffer.getvalue()
+            if prediction.status == "rejected":
+                continue
+            overlay = prediction.at(point).overlay(opacity=opacity, colour_map=colour_map)
+            overlay.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
+            buffer = io.BytesIO()
+            overlay.save(buffer, "PNG", compress_level=1)
+            file.writestr(f"overlays/{name}.overlay.png", buffer.getvalue(), zipfile.ZIP_STORED)
 
 
 def _safe_name(name: str) -> str:

@@ -41,6 +41,7 @@ class Service(gr.Blocks):
         """
         super().__init__(**options)
         self.endpoints = Endpoints(answer)
+        self._names = frozenset(self.endpoints.named())
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *arguments: Any, **options: Any) -> list[Any]:
         """As Gradio's, but that nothing is fetched from elsewhere, and what cannot be taken is said."""
@@ -59,12 +60,16 @@ class Service(gr.Blocks):
             )
         return checked
 
-    async def process_api(self, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """As Gradio's, but that every failure has a code and a message."""
+    async def process_api(self, block_fn: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """As Gradio's, but that every failure has a code and a message, and that no session is kept of the API's."""
         try:
-            answer: dict[str, Any] = await super().process_api(*arguments, **options)
+            answer: dict[str, Any] = await super().process_api(block_fn, *arguments, **options)
         except Exception as error:
             raise coded(error) from None
+        finally:
+            if block_fn.api_name in self._names:  # who keep nothing, but Gradio would keep 64 KB for each caller
+                self.state_holder.session_data.pop(options.get("session_hash", ""), None)
+                self.state_holder.time_last_used.pop(options.get("session_hash", ""), None)
         return answer
 
     def launch(self, *arguments: Any, app_kwargs: dict[str, Any] | None = None, **options: Any) -> Any:

@@ -318,11 +318,10 @@ def _copied(plane: Array) -> bytes:
 
 @cache
 def by_gdcm(bits: int, name: str) -> bytes:
-    """`film` in an encoding that only GDCM writes."""
+    """The codestream of `film` in an encoding that only GDCM writes."""
     with tempfile.TemporaryDirectory() as folder:
         plain, packed = Path(folder, "plain.dcm"), Path(folder, "packed.dcm")
-        fewer: Elements = {STORED: us(bits), HIGH: us(bits - 1)}
-        plain.write_bytes(dicom(film(bits).tobytes(), fewer, bits=8 if bits == 8 else 16))
+        plain.write_bytes(dicom(film(bits).tobytes(), _stored(bits), bits=8 if bits == 8 else 16))
         reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
         reader.SetFileName(str(plain))
         assert reader.Read()
@@ -333,11 +332,12 @@ def by_gdcm(bits: int, name: str) -> bytes:
         writer.SetFile(reader.GetFile())
         writer.SetImage(change.GetOutput())
         assert writer.Write()
-        return packed.read_bytes()
+        data = packed.read_bytes()
+        return data[data.rindex(b"\xff\xd8\xff") : data.rindex(END_OF_SEQUENCE)]
 
 
-def _codestream(data: bytes) -> bytes:
-    return data[data.rindex(b"\xff\xd8\xff") : data.rindex(END_OF_SEQUENCE)]
+def _stored(bits: int) -> Elements:
+    return {STORED: us(bits), HIGH: us(bits - 1)}
 
 
 def _j2k_sized(rows: int, columns: int, samples: int = 1, **options: Any) -> bytes:
@@ -364,6 +364,11 @@ def _lossless_sized(rows: int, columns: int) -> bytes:
     return patched(stream, stream.index(b"\xff\xc3") + 5, ">HH", rows, columns)
 
 
+def _runs(row: NDArray[np.uint8]) -> bytes:
+    """A BMP's row in runs of one pixel, and its end."""
+    return b"".join(bytes((1, value)) for value in row) + b"\0\0"
+
+
 # Whole files
 
 
@@ -377,8 +382,8 @@ def _whole() -> dict[str, Make]:
         "jpeg-cmyk": lambda: encode(colour().convert("CMYK"), "JPEG"),
         "jpeg-restarts": lambda: encode(colour(), "JPEG", restart_marker_rows=1),
         "jpeg-exif": lambda: encode(grey(), "JPEG", exif=_oriented(), comment=b"film"),
-        "jpeg-12-bit": lambda: _codestream(by_gdcm(12, "JPEGExtendedProcess2_4")),
-        "jpeg-lossless": lambda: _codestream(by_gdcm(8, "JPEGLosslessProcess14_1")),
+        "jpeg-12-bit": lambda: by_gdcm(12, "JPEGExtendedProcess2_4"),
+        "jpeg-lossless": lambda: by_gdcm(8, "JPEGLosslessProcess14_1"),
         "mpo": lambda: encode(grey(), "MPO", save_all=True, append_images=[Image.fromarray(255 - grey())]),
         "png": lambda: encode(grey(), "PNG", exif=_oriented()),
         "png-1-bit": lambda: encode(Image.fromarray(grey() > 128), "PNG"),
@@ -406,7 +411,7 @@ def _whole() -> dict[str, Make]:
         "tiff-big": lambda: encode(grey(), "TIFF", big_tiff=True),
         "bmp": lambda: encode(grey(), "BMP"),
         "bmp-rgb": lambda: encode(colour(), "BMP"),
-        "bmp-rle": lambda: bmp(b"".join(bytes((1, v)) for v in grey()[::-1].ravel().tolist()), packing=1),
+        "bmp-rle": lambda: bmp(b"".join(_runs(row) for row in grey()[::-1]), packing=1),
         "webp": lambda: encode(colour(), "WEBP", exif=_oriented()),
         "webp-lossless": lambda: encode(colour(), "WEBP", lossless=True),
         "webp-alpha": lambda: encode(Image.fromarray(np.dstack([grey()] * 4)), "WEBP"),
@@ -421,8 +426,8 @@ def _whole() -> dict[str, Make]:
         "dcm-jpeg": lambda: dicom(WHOLE["jpeg-small"](), syntax=JPEG),
         "dcm-jpeg-2000": lambda: dicom(encode(grey(), "JPEG2000", no_jp2=True), syntax=J2K),
         "dcm-jpeg-ls": lambda: dicom(bytes(jpeg_ls.encode_array(grey())), syntax=JLS),
-        "dcm-jpeg-lossless": lambda: by_gdcm(8, "JPEGLosslessProcess14_1"),
-        "dcm-jpeg-12-bit": lambda: by_gdcm(12, "JPEGExtendedProcess2_4"),
+        "dcm-jpeg-lossless": lambda: dicom(WHOLE["jpeg-lossless"](), syntax=LOSSLESS),
+        "dcm-jpeg-12-bit": lambda: dicom(WHOLE["jpeg-12-bit"](), _stored(12), syntax=JPEG_12, bits=16),
     }
 
 
@@ -1206,7 +1211,8 @@ def answer(item: Hostile) -> dict[str, Any]:
 
     Returns:
         name; outcome ("readable", the error's code, or the traceback of anything else); message; told (warnings and
-        records of the log); crc (of the upload's bytes); seconds (of CPU, children's too); peak (bytes, this process's highest so far).
+        records of the log); crc (of the upload's bytes); seconds (of CPU, children's too); peak (bytes, this process's
+        highest so far).
     """
     data, told, message = item.data, _Told(), ""
     logging.getLogger().addHandler(told)

@@ -1,4 +1,4 @@
-"""Hundreds of hostile uploads, read in one process: a film or a typed error each, soon, in bounds, and without a sound."""
+"""Over a thousand hostile uploads, read in one process: a film or a typed error each, soon, in bounds, in silence."""
 
 import json
 import subprocess

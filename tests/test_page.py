@@ -21,6 +21,7 @@ from pneumocam import Classifier, Prediction, predict
 from pneumocam.cli import COLUMNS, table_row
 from pneumocam.report import report
 from tests.conftest import EXAMPLES, App, running_app
+from tests.test_image import dicom
 
 expect.set_options(timeout=60_000)  # on cores that are busy
 WEB = Path(__file__).parents[1] / "web"
@@ -172,6 +173,28 @@ def test_image_facts_say_what_was_done_and_nothing_of_the_patient(page: Page, tm
     expect(facts).to_contain_text("PNG")
     expect(facts).to_contain_text(f"{pixels.shape[1]} × {pixels.shape[0]} pixels")
     expect(facts).to_contain_text("16 bit scaled to 8 bit")
+
+
+def test_nothing_of_a_dicoms_patient_is_on_the_page(page: Page, tmp_path: Path) -> None:
+    with Image.open(NORMAL) as film:
+        dataset = dicom(np.asarray(film.convert("L")), PatientName="Castorp^Hans", PatientID="4711-34")
+    dataset.save_as(tmp_path / "film.dcm", enforce_file_format=True)
+    give(page, tmp_path / "film.dcm")
+    answered(page, "film.dcm")
+    for summary in page.locator(".details summary").all():
+        summary.click()
+    expect(page.locator(".details")).to_contain_text("DICOM")
+    content = page.content()
+    assert "Castorp" not in content
+    assert "4711-34" not in content
+
+
+def test_what_comes_while_others_are_read_has_its_turn_after_them(page: Page) -> None:
+    give(page, *EXAMPLES[:3])
+    expect(page.locator(".compare")).to_be_visible()
+    give(page, BACTERIAL)
+    answered(page, BACTERIAL.name)
+    expect(page.locator(".compare")).to_have_count(0)
 
 
 @pytest.mark.parametrize("shape", [None, (900, 300), (300, 900)], ids=["film", "wide", "tall"])

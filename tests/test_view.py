@@ -114,11 +114,14 @@ def test_no_cell_is_a_formula(bundled: Classifier, prediction: Prediction, name:
     assert row["p_pneumonia"] == f"{prediction.p_pneumonia:.6f}"
 
 
-def test_names_in_the_archive_are_harmless_and_distinct(bundled: Classifier, prediction: Prediction) -> None:
+def test_names_in_the_archive_are_harmless_and_distinct(
+    bundled: Classifier, prediction: Prediction, tmp_path: Path
+) -> None:
     names = ["../../etc/passwd", "C:\\films\\a.png", "a.png", "=b.png", "胸片.png", "...", "x" * 300 + ".png"]
     rows = [view.row(bundled, name, prediction) for name in names]
-    archive = view.archive(rows, [prediction] * len(rows), "screening", opacity=0.3, colour_map="viridis")
-    with zipfile.ZipFile(io.BytesIO(archive)) as file:
+    archive = tmp_path / "films.zip"
+    view.archive(archive, rows, [prediction] * len(rows), "screening", opacity=0.3, colour_map="viridis")
+    with zipfile.ZipFile(archive) as file:
         stems = [n.removeprefix("overlays/").removesuffix(".overlay.png") for n in file.namelist() if "overlays/" in n]
         assert stems == ["passwd", "a.png", "a.png.2", "_b.png", "胸片.png", "film", "x" * 116 + ".png"]
         assert json.loads(file.read("predictions/passwd.json"))["operating_point"]["name"] == "screening"
