@@ -603,6 +603,7 @@ def test_calls_that_wait_in_the_queue_share_a_pass(held: Held, bundled: Classifi
         answers = [first.result(60), *(other.result(60) for other in others)]
     assert held.network.passes == [1, 8]
     assert answers == [predict(bundled, film).to_dict() for film in EXAMPLES[:9]]
+    assert not held.service.state_holder.session_data
 
 
 def test_a_tool_that_too_many_wait_for_says_so(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:

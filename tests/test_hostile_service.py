@@ -27,7 +27,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 
 
 def send(client: httpx.Client, uploads: list[tuple[str, bytes]]) -> tuple[int, Any]:
-    """Status and answer of `/predict_many` for these file names and contents; of the upload if that is refused."""
+    """Status and answer of `/predict_many` to these file names and contents; of the upload if that is refused."""
     parts = [
         b'--film\r\nContent-Disposition: form-data; name="files"; filename="%b"\r\n\r\n%b\r\n' % (_escaped(name), data)
         for name, data in uploads
@@ -68,6 +68,7 @@ def test_every_hostile_upload_is_answered_and_no_other_request_feels_it(service:
     other = threading.Thread(target=ask_on)
     other.start()
     texts: list[str] = []
+    refused: dict[str, Any] = {}
     wrong: list[str] = []
     try:
         with httpx.Client(base_url=service.url, timeout=300) as client:
@@ -75,7 +76,7 @@ def test_every_hostile_upload_is_answered_and_no_other_request_feels_it(service:
                 status, answers = send(client, [(item.filename, data) for item, data in uploads])
                 texts.append(json.dumps(answers))
                 if status != 200:
-                    wrong.append(f"{status} {answers} for {[item.name for item, _ in uploads]}")
+                    refused |= {item.name: (status, answers["error"]["code"]) for item, _ in uploads}
                     continue
                 wrong += [
                     f"{item.name}: {told}"
@@ -86,6 +87,8 @@ def test_every_hostile_upload_is_answered_and_no_other_request_feels_it(service:
         over.set()
         other.join()
     assert wrong == []
+    names = {"70,000 characters": (413, "too_large"), "two dots": (400, "bad_upload")}
+    assert refused == {f"name/{name}{what}": x for name, x in names.items() for what in ("", ", of no picture")}
     assert disturbed == []
     assert undisturbed > 3
     everything = "\n".join([*texts, service.log.read_text()])
