@@ -1,8 +1,9 @@
 """A service behind the same guard as the page that starts sooner, for `python -m tests.small` in tests/test_server.py.
 
-SMALL holds its port, the path of a file without which the endpoints wait, and other values for constants of server.py.
+SMALL holds its port, the path of a file without which the endpoints wait, and other values for constants of server/.
 """
 
+import importlib
 import json
 import os
 import socket
@@ -47,7 +48,8 @@ def flat(routes: list[Any]) -> list[Any]:
 def main() -> None:
     """Serve on loopback, as `app.py` does."""
     for name, value in SETTINGS.get("constants", {}).items():
-        setattr(server, name, value)
+        module, constant = name.split(".")
+        setattr(importlib.import_module(f"server.{module}"), constant, value)
     os.environ["GRADIO_TEMP_DIR"] = server.uploads.claim()
     import gradio as gr
     from gradio.routes import file_upload_statuses

@@ -15,7 +15,7 @@ from tests import hostile
 from tests.hostile import NAMES, SECRET, WHOLE, Hostile
 
 ROOT = Path(__file__).parents[1]
-CODES = {subclass.code for subclass in RadiographError.__subclasses__()}
+CODES = {kind.code for kind in RadiographError.__subclasses__() if kind.__module__.startswith("pneumocam")}
 # Of CPU; 64 megapixels of JPEG 2000 take about 3.
 SECONDS = 8
 # On top of what the process starts with: at 64 megapixels a progressive JPEG takes 6 bytes a pixel in libjpeg and 4 in

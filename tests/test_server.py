@@ -31,7 +31,9 @@ from pydicom import dcmread
 
 import server
 from pneumocam import Classifier, predict
-from server import RequestError, clear_event, parse
+from server import folder
+from server.guard import clear_event
+from server.rules import RequestError, find_route, parse
 from tests.conftest import EXAMPLES, ROOT, App
 from tests.test_handler import dicom
 
@@ -164,7 +166,7 @@ def running_small(
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The small service, with a quota that four films of full size are too much for, and swept at short intervals."""
-    constants = {"SWEEP": 0.1, "MAX_OPEN": 24}
+    constants = {"folder.SWEEP": 0.1, "guard.MAX_OPEN": 24}
     folder = tmp_path_factory.mktemp("small")
     with running_small(folder, constants=constants, PNEUMOCAM_UPLOAD_QUOTA="64mb") as service:
         yield service
@@ -209,7 +211,7 @@ def test_of_gradios_routes_those_are_open_that_the_page_and_clients_need(service
         path = path.replace("file=x", "file=/x")
         for method in methods:
             with suppress(RequestError):
-                server._find(method, path)
+                find_route(method, path)
                 found.add((method, path.replace("0" * 32, "ID")))
     assert found == OPEN
 
@@ -643,11 +645,11 @@ def test_the_folder_is_private(service: Service) -> None:
 
 def test_uploads_go_within_the_hour_and_a_page_that_is_still_open_is_told_so(service: Service) -> None:
     old, young = service.upload(b"old", "old.png"), service.upload(b"young", "young.png")
-    os.utime(old, (time.time() - server.MAX_AGE - 1,) * 2)
-    os.utime(young, (time.time() - server.MAX_AGE + 60,) * 2)
+    os.utime(old, (time.time() - folder.MAX_AGE - 1,) * 2)
+    os.utime(young, (time.time() - folder.MAX_AGE + 60,) * 2)
     until(lambda: not Path(old).exists())
     assert Path(young).exists()
-    assert server.MAX_AGE + 2 * server.SWEEP < 3600
+    assert folder.MAX_AGE + 2 * folder.SWEEP < 3600
     gone = service.join("private", [film(old), 1], "open")
     assert code(gone) == (410, "upload_gone")
     assert "deleted within the hour. Upload it again" in gone.json()["detail"]
@@ -661,7 +663,7 @@ def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Keeps nothing for a second, and waits for nobody; a file lies where its folder of uploads would be."""
     folder = tmp_path_factory.mktemp("hasty")
     (folder / "uploads").write_text("in the way")
-    constants = {"MAX_AGE": 0.5, "ORPHAN_AGE": 0.5, "SWEEP": 0.05, "IDLE": 0.5}
+    constants = {"folder.MAX_AGE": 0.5, "folder.ORPHAN_AGE": 0.5, "folder.SWEEP": 0.05, "guard.IDLE": 0.5}
     with running_small(folder, constants=constants) as service:
         yield service
     assert list((folder / "uploads").iterdir()) == []  # it was ended, not killed
@@ -785,13 +787,13 @@ def test_a_setting_has_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("value", "size"), [("", 2**31), ("500mb", 500 * 2**20), (" 3 GB ", 3 * 2**30)])
 def test_the_quota_is_a_size(monkeypatch: pytest.MonkeyPatch, value: str, size: int) -> None:
     monkeypatch.setenv("PNEUMOCAM_UPLOAD_QUOTA", value)
-    assert server.quota() == size
+    assert folder.quota() == size
 
 
 def test_a_quota_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PNEUMOCAM_UPLOAD_QUOTA", "much")
     with pytest.raises(SystemExit, match="PNEUMOCAM_UPLOAD_QUOTA is 'much'; expected a size such as 500mb or 2gb"):
-        server.quota()
+        folder.quota()
 
 
 def test_the_log_takes_plain_words_only(caplog: pytest.LogCaptureFixture) -> None:

@@ -58,13 +58,14 @@ def bring(folder: Path, model: str = MODEL, **options: Any) -> str:
 def test_the_folder_has_what_the_page_needs_and_nothing_else(space_folder: Path, tmp_path: Path) -> None:
     staged = files(space_folder)
     assert {name.split("/")[0] for name in staged} == {
-        *("README.md", "LICENSE", "app.py", "server.py", "view.py", "requirements.txt"),
-        *("api", "web", "pneumocam", "model", "examples", "docs", "benchmarks"),
+        *("README.md", "LICENSE", "app.py", "view.py", "requirements.txt"),
+        *("api", "server", "web", "pneumocam", "model", "examples", "docs", "benchmarks"),
     }
     documents = [name for name in staged if name.startswith(("docs/", "benchmarks/"))]
     # The pictures that the README shows, and what the API answers by.
     assert documents == ["benchmarks/recipes.png", "docs/page.jpg", "docs/prediction.schema.json"]
-    assert {f"api/{path.name}" for path in (ROOT / "api").glob("*.py")} <= staged.keys()
+    for folder in ("api", "server"):
+        assert {f"{folder}/{path.name}" for path in (ROOT / folder).glob("*.py")} <= staged.keys()
     assert {f"web/{path.name}" for path in (ROOT / "web").iterdir()} <= staged.keys()
     for name in set(staged) - {"README.md", "requirements.txt"}:
         assert staged[name].read_bytes() == (ROOT / name).read_bytes()

@@ -24,7 +24,7 @@ from train.hub import (
 )
 
 COPIED = (
-    *("app.py", "server.py", "view.py", "web/*", "api/*.py", "docs/prediction.schema.json", "LICENSE"),
+    *("app.py", "view.py", "web/*", "api/*.py", "server/*.py", "docs/prediction.schema.json", "LICENSE"),
     *("model/*", "examples/*"),
 )
 VARIABLE = "PNEUMOCAM_MODEL"
