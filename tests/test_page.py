@@ -17,7 +17,7 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Download, Locator, Page, expect
 
-from pneumocam import Classifier, Prediction, predict
+from pneumocam import Classifier, Prediction, RadiographError, predict
 from pneumocam.cli import COLUMNS, table_row
 from pneumocam.report import report
 from tests.conftest import EXAMPLES, App, running_app
@@ -307,7 +307,7 @@ def test_a_bad_file_is_told_in_words_and_the_page_goes_on(page: Page, tmp_path: 
     card = answered(page, "onerror")  # as text, as it is named
     expect(card.get_by_role("heading")).to_contain_text(EN["answer_rejected"])
     expect(card).to_contain_text(EN["reason_not_an_image"])
-    expect(card).to_contain_text("The upload is no picture that is known here")
+    expect(card).to_contain_text(EN["remedy_not_an_image"])
     expect(page.locator(".stage")).to_have_count(0)
     assert page.locator(".answer img").count() == 0
     give(page, NORMAL)
@@ -552,9 +552,14 @@ def test_no_sentence_was_left_in_english() -> None:
         assert (lang == "en") == bool(english)
 
 
+def test_every_error_of_a_film_has_its_words() -> None:
+    codes = {kind.code for kind in RadiographError.__subclasses__() if kind.__module__.startswith("pneumocam")}
+    assert {f"{part}_{code}" for part in ("reason", "remedy") for code in codes} <= EN.keys()
+
+
 def test_every_text_is_used_and_none_is_missing() -> None:
     source = "".join(path.read_text() for path in [*WEB.glob("*.js"), WEB.parent / "app.py"])
-    built = ("label_", "short_", "answer_", "reason_", "point_", "status_", "report_")  # by name
+    built = ("label_", "short_", "answer_", "reason_", "remedy_", "point_", "status_", "report_")  # by name
     asked = set(re.findall(r"\b(?:text|TEXT)\([\"'](\w+)[\"']", source))
     assert asked <= EN.keys()
     for key in EN:

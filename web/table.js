@@ -2,7 +2,7 @@
 (() => {
   const pneumocam = (window.pneumocam ??= {});
   const { make, text, named, percent, probability, settings } = pneumocam;
-  const THUMBNAIL = 80; // CSS pixels at most
+  const THUMBNAIL = 68; // CSS pixels at most
 
   const rank = { ok: 0, uncertain: 1, rejected: 2 };
 

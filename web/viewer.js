@@ -5,11 +5,12 @@
 
   const label = (name) => named("label", name);
 
-  /** Two lines of a reason: what it is, in the reader's language, and what Python says about it, in English. */
+  /** Two lines of a reason: what it is and what to do. Python's own message stands in the JSON, more exact, in English. */
   function reasonLines(reason) {
+    const remedy = named("remedy", reason.code, "");
     return [
       make("strong", {}, named("reason", reason.code, text("reason_other"))),
-      make("span", { lang: "en" }, reason.message),
+      remedy ? make("small", {}, remedy) : make("small", { lang: "en" }, reason.message),
     ];
   }
 
