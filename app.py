@@ -25,7 +25,7 @@ from gradio.utils import get_upload_folder
 import view
 from api import MAX_FILMS, Service, add_endpoints
 from pneumocam import Classifier, Prediction, Radiograph, load_or_fall_back, load_radiograph, targets
-from pneumocam.batching import Batcher
+from pneumocam.batching import Batcher, without_python
 from pneumocam.report import report
 
 if spaces:
@@ -55,7 +55,7 @@ class Desk:
 
     def __init__(self, classifier: Classifier) -> None:
         self.classifier = classifier
-        self.answer = Batcher(classifier, passes=PASSES)
+        self.answer = Batcher(without_python(classifier), passes=PASSES)
 
     def read(self, uploads: list[dict[str, Any]] | None) -> Iterator[Outputs]:
         """Films that were uploaded; Gradio has checked their paths."""

@@ -2,17 +2,62 @@
 
 import queue
 import threading
+import warnings
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pneumocam.image import Radiograph, Source, load_radiograph
 from pneumocam.model import Classifier
 from pneumocam.predict import MAX_BATCH, Prediction, features_of, judge
 
 _Waiting = tuple[Tensor, Future[Tensor]]  # (C, H, W) float32; its features
+
+
+@dataclass(frozen=True)
+class _Traced:
+    """A timm model whose backbone runs as a recorded graph."""
+
+    forward_features: Callable[[Tensor], Tensor]  # (B, C, H, W) -> (B, D, h, w)
+    forward_head: Callable[[Tensor], Tensor]  # (B, D, h, w) -> (B, K)
+
+
+class _Backbone(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, batch: Tensor) -> Tensor:
+        features: Tensor = self.network.forward_features(batch)  # type: ignore[operator]
+        return features
+
+
+def without_python(classifier: Classifier) -> Classifier:
+    """The same classifier, whose backbone runs without Python: other threads work on while it computes.
+
+    Run by Python, a pass waits for the interpreter once for every operation, and the more threads it has beside it
+    the longer. The graph is tried on batches of several sizes first; a network that it does not reproduce to the last
+    bit (such as one that decides by its input what to compute) stays as it is.
+    """
+    channels, height, width = classifier.preprocessing["input_size"]
+    batch = torch.randn(MAX_BATCH, channels, height, width, generator=torch.Generator().manual_seed(0))
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            # PyTorch advises torch.export, whose graphs Python runs, or AOTInductor, which needs a C++ compiler.
+            warnings.simplefilter("ignore")
+            graph = torch.jit.trace(_Backbone(classifier.network), batch, check_trace=False)  # type: ignore[no-untyped-call]
+    except RuntimeError:  # it has parts that cannot be recorded
+        return classifier
+    traced = replace(classifier, network=_Traced(graph, classifier.network.forward_head))
+    for size in (1, 3, MAX_BATCH) * 2:  # twice: PyTorch optimises a graph after its first run
+        expected = features_of(classifier, batch[:size])
+        if not all(map(torch.equal, features_of(traced, batch[:size]), expected)):
+            return classifier
+    return traced
 
 
 class Batcher:

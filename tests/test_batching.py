@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pneumocam import Classifier, NotAnImage, Prediction, Radiograph, load_radiograph, predict, predict_many
-from pneumocam.batching import Batcher
+from pneumocam.batching import Batcher, without_python
 from pneumocam.predict import MAX_BATCH
 from tests.conftest import EXAMPLES
 
@@ -93,6 +93,38 @@ def test_a_film_gets_its_own_answer_whatever_its_company(
     bundled: Classifier, films: list[Radiograph], alone: list[Any], pool: ThreadPoolExecutor, max_batch: int
 ) -> None:
     assert [numbers(answer) for answer in pool.map(Batcher(bundled, max_batch=max_batch), films)] == alone
+
+
+@pytest.mark.parametrize("max_batch", [1, 3, MAX_BATCH])
+def test_nor_does_it_show_that_python_has_no_part_in_a_pass(
+    gated: Classifier, films: list[Radiograph], alone: list[Any], pool: ThreadPoolExecutor, max_batch: int
+) -> None:
+    recorded = without_python(gated)
+    gated.network.passes.clear()
+    batcher = Batcher(recorded, max_batch=max_batch, passes=2)
+    assert [numbers(answer) for answer in pool.map(batcher, films)] == alone
+    assert gated.network.passes == []
+
+
+@pytest.mark.parametrize("kind", ["decides", "refuses"])
+def test_a_network_that_cannot_be_recorded_stays_as_it_is(
+    gated: Classifier, films: list[Radiograph], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    right = gated.network.forward_features
+
+    def decides(batch: Tensor) -> Tensor:
+        features: Tensor = right(batch)
+        return features if len(batch) > 1 else features + 1
+
+    def refuses(batch: Tensor) -> Tensor:
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            raise RuntimeError("a part that cannot be recorded")
+        return decides(batch)
+
+    monkeypatch.setattr(gated.network, "forward_features", {"decides": decides, "refuses": refuses}[kind])
+    assert without_python(gated) is gated
+    answer = Batcher(without_python(gated))(films[0])
+    assert answer.to_dict() == predict(gated, films[0]).to_dict()
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 16])
