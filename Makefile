@@ -30,7 +30,7 @@ tour: $(VENV)/.dev  ## run examples/tour.ipynb anew and keep its results in it
 	$(VENV)/bin/jupyter execute --inplace examples/tour.ipynb
 
 screenshot: $(VENV)/.chromium  ## take docs/page.jpg, the README's picture of the page, anew
-	$(VENV)/bin/python docs/screenshot.py
+	$(VENV)/bin/python -m docs.screenshot
 
 bench: $(VENV)/.dev  ## what an answer and its overlay cost, against plain Captum
 	$(VENV)/bin/python benchmarks/saliency.py
