@@ -62,6 +62,8 @@ def start(notice: str | None = None) -> str | None:
     signal.signal(signal.SIGTERM, end)
     # Ten times as often as by default: the thread that answers clients waits so long for each that reads a film.
     sys.setswitchinterval(0.0005)
+    # Gradio would keep the last 10,000 calls for statistics that are not shown here, and reckon them anew all the time.
+    os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
     if trouble := uploads.trouble():
         logger.warning(trouble)
         from gradio import routes  # not sooner: GRADIO_TEMP_DIR has to be set by then
