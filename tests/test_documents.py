@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pneumocam import Classifier
+from tests.hostile import corpus
 from train.evaluate import render_card
 
 ROOT = Path(__file__).parents[1]
@@ -59,6 +60,21 @@ def test_readme_has_the_figures_of_the_audit() -> None:
         assert flips == (f"{100 * row['flips']['value']:.1f}" if "flips" in row else "")
     assert f"{100 * audit['any_re_encoding']['flips']['value']:.1f}% of the decisions flip under at least" in section
     assert (ROOT / "benchmarks" / "recipes.md").read_text().split("\n\n")[0] in README
+
+
+def test_readme_has_the_figures_of_the_load() -> None:
+    load = json.loads((ROOT / "benchmarks" / "load.json").read_text())
+    held = load["soak"]["mib_after_each_tenth"]
+    section = " ".join(README.split("How much it bears")[1].split("\n## ")[0].split())
+    assert (ROOT / "benchmarks" / "load.md").read_text() in README
+    assert f"takes {load['bare_films_a_second']:.0f} films a second" in section
+    assert f"and {load['read_films_a_second']:.0f} if it has to read" in section
+    assert f"{held[0]} MiB after the first and {held[-1]} MiB after the last" in section
+    assert f"of {load['soak']['requests']} further requests" in section
+
+
+def test_readme_counts_the_hostile_uploads() -> None:
+    assert f"Tests send it {len(corpus())} hostile uploads" in README
 
 
 def test_metrics_are_of_the_bundled_weights_and_of_held_out_patients(bundled: Classifier) -> None:
