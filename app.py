@@ -68,17 +68,18 @@ class Desk:
         yield from self._show([(file, view.example_path(file))], truth=truths[file])
 
     def _show(self, files: list[tuple[str, str]], truth: str | None = None) -> Iterator[Outputs]:
-        yield gr.skip(), None, [], None  # so that the next films can be dropped already
+        one = len(files) == 1
+        yield gr.skip() if one else None, None, [], None  # so that the next films can be dropped already
         films: list[view.Film] = []
         table = {"total": min(len(files), MAX_FILMS), "left_out": max(len(files) - MAX_FILMS, 0)}
         for name, path in files[:MAX_FILMS]:
             prediction = view.answered(self.classifier, self.answer, path)
             films.append(view.Film(path, view.row(self.classifier, name, prediction)))
-            if len(files) == 1:
+            if one:
                 yield self._result(films, 0, prediction.radiograph) | {"truth": truth}, None, films, gr.skip()
             else:
                 rows = {"rows": [film.row for film in films], "done": len(films) == table["total"]}
-                yield None, table | rows, films, gr.skip()
+                yield gr.skip(), table | rows, films, gr.skip()
 
     def _result(self, films: list[view.Film], index: int, radiograph: Radiograph | None) -> dict[str, Any]:
         return {
@@ -110,11 +111,15 @@ class Desk:
 
     def take(self, event: gr.EventData, films: list[view.Film]) -> str:
         """The table as CSV, or with overlays and predictions as ZIP."""
-        rows = [_film(films, i).row for i in range(max(len(films), 1))]
+        if not films:
+            raise _gone()
+        rows = [film.row for film in films]
         if _one_of(event.action, ("csv", "zip")) == "csv":
             path = _path("pneumocam.csv")
             path.write_text(view.table(rows, self._point(event)), encoding="utf-8", newline="")
             return str(path)
+        for i in range(len(films)):
+            _film(films, i)
         path = _path("pneumocam.zip")
         view.archive(
             path,
@@ -136,13 +141,14 @@ class Desk:
 def _film(films: list[view.Film], index: Any) -> view.Film:
     """One of the session's films, if it is still here."""
     if index not in range(len(films)) or not Path(films[index].path).exists():
-        raise gr.Error(
-            "The film is not here any more: it was kept for an hour. Drop it again.",
-            title="upload_gone",
-            print_exception=False,
-        )
+        raise _gone()
     film: view.Film = films[index]
     return film
+
+
+def _gone() -> gr.Error:
+    message = "The film is not here any more: it was kept for an hour. Drop it again."
+    return gr.Error(message, title="upload_gone", print_exception=False)
 
 
 def _one_of(value: Any, known: tuple[str, ...]) -> str:
@@ -214,7 +220,7 @@ def build(classifier: Classifier, notice: str | None = None) -> gr.Blocks:
         events = [upload.upload(desk.read, upload, outputs, js=begin, preprocess=False, **reading)]
         begin = "() => { pneumocam.begin(); return []; }"
         events += [gallery.ask(desk.pick, None, outputs, js=begin, **reading) for gallery in galleries]
-        events.append(table.ask(desk.open, films, viewer, **quiet))
+        events.append(table.ask(desk.open, films, viewer, **quiet | {"trigger_mode": "always_last"}))
         for part, function in ((table, desk.take), (viewer, desk.report)):
             made = part.make(function, films, saved, **quiet | {"concurrency_limit": 2, "concurrency_id": "files"})
             made.success(None, saved, None, js="(file) => pneumocam.made(file)", **quiet)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Download, Locator, Page, expect
+from playwright.sync_api import Browser, Download, Locator, Page, Route, expect
 
 from pneumocam import Classifier, Prediction, RadiographError, predict
 from pneumocam.cli import COLUMNS, table_row
@@ -407,6 +407,94 @@ def test_how_to_read_this_has_examples_that_the_model_gets_wrong(page: Page) -> 
     assert f"True: {EN[f'short_{truth}']}. Its answer: {EN[f'short_{label}']}" in button.inner_text()
 
 
+# Impatience, and refusals
+
+
+REFUSED = {
+    "status": 503,
+    "content_type": "application/json",
+    "body": '{"error": {"code": "queue_full", "message": ""}}',
+}
+
+
+def test_of_two_rows_chosen_at_once_the_last_is_shown_and_marked(page: Page) -> None:
+    give(page, *EXAMPLES[:6])
+    expect(page.locator(".compare")).to_contain_text(EN["finished"].format(answered=6, total=6))
+    page.locator(".compare").evaluate("x => [2, 5].forEach((i) => x.querySelectorAll('button.name')[i].click())")
+    answered(page, EXAMPLES[5].name)
+    expect(page.locator(".compare tr[aria-current]")).to_contain_text(EXAMPLES[5].name)
+
+
+def test_a_film_opened_while_others_are_read_stays(page: Page) -> None:
+    give(page, *EXAMPLES)
+    page.locator(".compare button.name").first.click()
+    expect(page.locator(".compare")).to_contain_text(EN["finished"].format(answered=16, total=16))
+    answered(page, EXAMPLES[0].name)
+
+
+def test_what_is_cleared_while_it_is_read_stays_away(page: Page) -> None:
+    page.evaluate("""() => {
+      const table = pneumocam.compared, show = table.show;
+      table.show = (value) => {
+        window.whole ||= Boolean(value?.done);
+        show.call(table, value);
+      };
+    }""")
+    give(page, *EXAMPLES)
+    expect(page.locator(".compare button.name").first).to_be_visible()
+    page.get_by_role("button", name=EN["clear"], exact=True).click()
+    page.wait_for_function("window.whole")
+    expect(page.locator(".compare")).to_have_count(0)
+    expect(page.locator(".before")).to_be_visible()
+    give(page, *EXAMPLES[:2])
+    expect(page.locator(".compare")).to_contain_text(EN["finished"].format(answered=2, total=2))
+
+
+def test_what_is_dropped_during_an_upload_has_its_turn_after_it(page: Page) -> None:
+    held: list[Route] = []
+    page.route(re.compile(r"/gradio_api/upload\b(?!_)"), lambda route: held.append(route), times=1)
+    give(page, NORMAL)
+    expect(page.locator("#upload input[type=file]")).to_have_count(0)
+    page.evaluate(DROP, ["#upload", "drop", "film.jpeg", base64.b64encode(BACTERIAL.read_bytes()).decode()])
+    held[0].continue_()
+    answered(page, "film.jpeg")
+
+
+def test_a_refused_call_is_told_in_the_readers_language_and_takes_nothing_away(visits: Callable[..., Visit]) -> None:
+    visit = visits(locale="fr-FR")
+    page, texts = visit.page, TEXTS["fr"]
+    give(page, *EXAMPLES[:2])
+    finished = texts["finished"].format(answered=2, total=2)
+    expect(page.locator(".compare")).to_contain_text(finished)
+    page.route("**/queue/join*", lambda route: route.fulfill(**REFUSED))
+    page.locator("#examples button").first.click()
+    expect(page.get_by_test_id("toast-text")).to_have_text(texts["notice_busy"])
+    expect(page.locator(".toast-title")).to_contain_text(texts["notice_title"])
+    expect(page.locator(".compare")).to_contain_text(finished)
+    page.unroute_all()
+    page.locator(".compare button.name").first.click()
+    answered(page, EXAMPLES[0].name)
+    page.route("**/queue/join*", lambda route: route.fulfill(**REFUSED))
+    give(page, *EXAMPLES[2:4])
+    expect(page.locator(".compare")).to_contain_text(EXAMPLES[0].name)
+    answered(page, EXAMPLES[0].name)
+    assert all("503" in failure for failure in visit.failures)
+    visit.failures.clear()
+
+
+def test_a_refused_upload_is_told_without_its_json(visit: Visit) -> None:
+    page = visit.page
+    body = '{"error": {"code": "no_space", "message": "The space is used up."}, "detail": "The space is used up."}'
+    page.route("**/upload?*", lambda route: route.fulfill(status=507, content_type="application/json", body=body))
+    give(page, NORMAL)
+    expect(page.get_by_test_id("toast-text")).to_have_text(EN["notice_no_space"])
+    page.unroute_all()
+    give(page, NORMAL)
+    answered(page, NORMAL.name)
+    assert len(visit.failures) == 1
+    assert "507" in visit.failures.pop()
+
+
 # Several films
 
 
@@ -522,6 +610,46 @@ def test_a_film_that_was_deleted_meanwhile_is_asked_for_again(app: App, page: Pa
     expect(page.get_by_role("status").filter(has_text=EN["failed"])).to_be_attached()
 
 
+def test_a_table_can_be_saved_without_the_films(app: App, page: Page) -> None:
+    give(page, *EXAMPLES[:2])
+    expect(page.locator(".compare")).to_contain_text(EN["finished"].format(answered=2, total=2))
+    for film in EXAMPLES[:2]:
+        for upload in app.log.parent.rglob(film.name):
+            upload.unlink()
+    assert len(content(saved(page, "save_csv")).splitlines()) == 3
+
+
+def test_a_report_that_is_being_made_is_not_asked_for_twice(visit: Visit) -> None:
+    page = visit.page
+    give(page, NORMAL)
+    answered(page, NORMAL.name)
+    held: list[Route] = []
+    page.route("**/queue/join*", lambda route: held.append(route), times=1)
+    before = sum("/queue/join" in url for url in visit.requests)
+    pdf, png = page.locator(".take button").all()
+    pdf.click()
+    expect(pdf).to_have_text(EN["making"])
+    png.click(force=True)
+    with page.expect_download() as download:
+        held[0].continue_()
+    assert download.value.suggested_filename.endswith(".pdf")
+    expect(pdf).to_have_text(EN["report_pdf"])
+    expect(png).to_be_focused()  # nothing was drawn anew
+    assert sum("/queue/join" in url for url in visit.requests) == before + 1
+    assert saved(page, "report_png").suggested_filename.endswith(".png")
+
+
+def test_the_json_can_be_copied_where_there_is_no_clipboard(page: Page, bundled: Classifier) -> None:
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    page.evaluate("document.addEventListener('copy', () => window.copied = getSelection().toString())")
+    give(page, NORMAL)
+    answered(page, NORMAL.name)
+    page.get_by_text(EN["json"], exact=True).click()
+    page.get_by_role("button", name=EN["json_copy"], exact=True).click()
+    expect(page.get_by_role("button", name=EN["json_copied"], exact=True)).to_be_visible()
+    assert json.loads(page.evaluate("window.copied")) == as_json(predict(bundled, NORMAL))
+
+
 def test_the_json_can_be_saved(page: Page, bundled: Classifier) -> None:
     give(page, NORMAL)
     answered(page, NORMAL.name)
@@ -559,7 +687,7 @@ def test_every_error_of_a_film_has_its_words() -> None:
 
 def test_every_text_is_used_and_none_is_missing() -> None:
     source = "".join(path.read_text() for path in [*WEB.glob("*.js"), WEB.parent / "app.py"])
-    built = ("label_", "short_", "answer_", "reason_", "remedy_", "point_", "status_", "report_")  # by name
+    built = ("label_", "short_", "answer_", "reason_", "remedy_", "notice_", "point_", "status_", "report_")  # by name
     asked = set(re.findall(r"\b(?:text|TEXT)\([\"'](\w+)[\"']", source))
     assert asked <= EN.keys()
     for key in EN:
@@ -598,6 +726,12 @@ def test_the_browsers_language_is_spoken_everywhere(
     for key, text in EN.items():
         if texts[key] != text and "{" not in text and len(text) > 8:
             assert text.replace("**", "").split("\n")[0][:60] not in spoken, key
+
+
+def test_a_language_that_it_does_not_speak_is_not_announced(visits: Callable[..., Visit]) -> None:
+    page = visits(locale="ja-JP").page
+    expect(page.get_by_text(EN["empty_title"])).to_be_visible()
+    assert page.locator("body").get_attribute("lang") == "en"
 
 
 # Everybody

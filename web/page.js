@@ -84,7 +84,8 @@
 
   // How films get in: all ways lead through the one <input type=file> of Gradio's upload.
 
-  const input = () => document.querySelector("#upload input[type=file]");
+  // None while others are uploaded, and none until Python has taken those: what came would be taken away with them.
+  const input = () => document.querySelector("#upload:not(:has(.file-preview)) input[type=file]");
 
   /** As many files as are read at a time; and of a file that is too large no more than shows it, so that it becomes a
    * row with its reason like any other. Null if nothing had to be done. */
@@ -100,10 +101,18 @@
     return transfer.files;
   }
 
+  let next = null; // what came while there was no field
+
   function offer(files) {
     const field = input();
-    if (!field || !files.length) return; // no field while others are being uploaded
-    field.files = files;
+    if (!field) {
+      next = [...files];
+      return;
+    }
+    next = null;
+    const transfer = new DataTransfer();
+    for (const file of files) transfer.items.add(file);
+    field.files = transfer.files;
     field.dispatchEvent(new Event("change", { bubbles: true })); // which is bounded below
   }
 
@@ -128,7 +137,7 @@
     (event) => {
       document.body.classList.remove("dropping");
       if (!event.dataTransfer?.files.length) return;
-      if (event.target.closest?.("#upload") && !bounded(event.dataTransfer.files)) return; // Gradio's own way
+      if (input() && event.target.closest?.("#upload") && !bounded(event.dataTransfer.files)) return; // Gradio's own way
       event.preventDefault();
       event.stopPropagation();
       offer(event.dataTransfer.files);
@@ -151,6 +160,7 @@
   function write() {
     for (const name of ["drop_title", "drop_hint", "uploading"])
       document.documentElement.style.setProperty(`--text-${name}`, JSON.stringify(text(name)));
+    document.body.lang = [language(), language().split("-")[0]].find((name) => name in dictionaries()) ?? "en";
     mend();
   }
 
@@ -158,6 +168,33 @@
     const label = `${text("drop_title")} ${text("drop_hint")}`;
     for (const field of document.querySelectorAll("#upload button[aria-dropeffect]"))
       if (field.ariaLabel !== label) field.ariaLabel = label;
+    for (const notice of document.querySelectorAll("[data-testid=toast-text]:not([data-said])")) say(notice);
+    if (next && input()) offer(next);
+  }
+
+  /** Gradio's notices are English, and of a refused upload the whole answer. */
+  function say(notice) {
+    notice.dataset.said = "";
+    const came = notice.textContent;
+    const { code, message } = refusal(came);
+    const translated = named("notice", code, named("remedy", code, ""));
+    notice.textContent = translated || (message ?? came);
+    if (!translated) notice.lang = "en";
+    const title = notice.closest(".toast-body.error")?.querySelector(".toast-title").firstChild;
+    if (title) title.textContent = `${text("notice_title")} `;
+  }
+
+  const NOTICES = { busy: "currently busy", connection: "Connection", upload_gone: "is not here any more" };
+
+  /** Code and message of what Gradio's client says, where it can be told. */
+  function refusal(said) {
+    const [code] = Object.entries(NOTICES).find(([, words]) => said.includes(words)) ?? [];
+    if (code) return { code };
+    try {
+      return JSON.parse(said.replace(/^HTTP \d+: /, "")).error ?? {};
+    } catch {
+      return {};
+    }
   }
   onLanguage(write);
   write();

@@ -19,6 +19,8 @@
     }
 
     show(value) {
+      if (value && this.cleared) return; // of films that are still being read
+      if (value) this.kept = null;
       const begins = !value || value.rows.length <= 1;
       if (begins) Object.assign(this, { open: null, sort: null, drawn: new Map() });
       this.value = value;
@@ -182,7 +184,7 @@
     }
 
     take(kind) {
-      this.status.textContent = text("making");
+      this.note.textContent = this.status.textContent = text("making");
       this.takes.forEach((take) => (take.disabled = true));
       const row = this.value.rows[0];
       const { opacity, colours } = settings;
@@ -191,13 +193,29 @@
 
     /** What was asked for came, or did not. */
     ready(message) {
-      this.takes?.forEach((take) => (take.disabled = !this.value?.done));
-      if (this.value) this.status.textContent = message;
+      if (!this.value) return;
+      this.fill();
+      this.status.textContent = message;
     }
 
     clear() {
       this.show(null);
       pneumocam.shown.show(null);
+      this.cleared = true;
+    }
+
+    /** Others are asked for; if they are refused, what is here comes back. */
+    begin() {
+      const { value, sort, open, drawn } = this;
+      this.cleared = false;
+      this.show(null);
+      this.kept = value && { value, sort, open, drawn };
+    }
+
+    restore() {
+      if (this.value || !this.kept) return;
+      Object.assign(this, this.kept, { kept: null });
+      this.build();
     }
   }
 
@@ -241,9 +259,8 @@
 
   /** Before Python is asked for one film, or for many. */
   pneumocam.begin = (many) => {
-    pneumocam.compared.show(null);
-    if (many) pneumocam.shown.show(null);
-    else pneumocam.shown.begin();
+    pneumocam.compared.begin();
+    pneumocam.shown.begin(many);
   };
 
   /** Python has made a file: `file` is Gradio's FileData. */
@@ -254,6 +271,8 @@
   };
 
   pneumocam.failed = () => {
+    pneumocam.compared.restore();
+    pneumocam.shown.restore();
     pneumocam.compared.ready(text("failed"));
     pneumocam.shown.ready(text("failed"));
   };

@@ -38,6 +38,8 @@
 
     /** `value`: {row, film} as Python made it, or null. */
     async show(value) {
+      if (value && pneumocam.compared?.cleared) return; // of films that are still being read
+      if (value) pneumocam.compared.kept = this.kept = null;
       this.busy = null;
       this.row = value?.row ?? null;
       this.index = value?.index ?? 0;
@@ -54,8 +56,18 @@
       if (document.activeElement === document.body) this.heading.focus({ preventScroll: true });
     }
 
-    begin() {
-      this.busy = "reading";
+    /** One film is asked for, or many; if they are refused, what is here comes back. */
+    begin(many) {
+      const { row, film, index, truth, target } = this;
+      if (many) this.show(null);
+      else this.busy = "reading";
+      this.kept = { row, film, index, truth, target };
+      this.build();
+    }
+
+    restore() {
+      if (!this.kept) return;
+      Object.assign(this, this.kept, { kept: null, busy: null });
       this.build();
     }
 
@@ -64,6 +76,10 @@
       if (this.busy) {
         this.busy = null;
         this.build();
+      }
+      for (const button of this.reportButtons ?? []) {
+        button.removeAttribute("aria-disabled"); // which, unlike `disabled`, leaves the focus where it is
+        button.textContent = text(`report_${button.value}`);
       }
       if (this.row) this.status.textContent = message;
     }
@@ -353,7 +369,12 @@
       const json = JSON.stringify(now, null, 2);
       const copy = make("button", { type: "button" }, text("json_copy"));
       copy.addEventListener("click", async () => {
-        await navigator.clipboard.writeText(json);
+        if (navigator.clipboard) await navigator.clipboard.writeText(json);
+        else {
+          // no such thing on plain http
+          getSelection().selectAllChildren(this.details.querySelector("pre"));
+          document.execCommand("copy");
+        }
         copy.textContent = text("json_copied");
       });
       const stem = row.name.replace(/\.[^.]*$/, "") || "prediction";
@@ -397,23 +418,23 @@
     }
 
     reports() {
+      const button = (format) => make("button.main", { type: "button", value: format, onclick: (event) => this.report(event.target) }, text(`report_${format}`));
+      this.reportButtons = ["pdf", "png"].map(button);
       return make(
         "section.card.take",
         { "aria-labelledby": "report-title" },
         make("h3", { id: "report-title" }, text("report")),
         make("p.quiet", {}, text("report_holds")),
-        make(
-          "div.choices",
-          {},
-          ...["pdf", "png"].map((format) => make("button.main", { type: "button", onclick: () => this.report(format) }, text(`report_${format}`))),
-        ),
+        make("div.choices", {}, ...this.reportButtons),
       );
     }
 
-    report(format) {
-      this.status.textContent = text("making");
+    report(button) {
+      if (button.ariaDisabled) return;
+      this.reportButtons.forEach((x) => (x.ariaDisabled = "true"));
+      button.textContent = this.status.textContent = text("making");
       const { opacity, colours } = settings;
-      this.send({ format, index: this.index, point: this.point, explained: this.explained, opacity, colours });
+      this.send({ format: button.value, index: this.index, point: this.point, explained: this.explained, opacity, colours });
     }
   }
 
