@@ -10,6 +10,7 @@ import re
 import secrets
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from python_multipart.multipart import parse_options_header
@@ -46,7 +47,8 @@ MAX_UPLOAD = MAX_FILMS * (MAX_FILM + 2**16)
 MAX_JSON = 256 * 2**10
 MAX_MCP = MAX_FILM // 3 * 4 + 2**16  # a film of full size in base64
 MAX_HELD = 256 * 2**20  # bytes of JSON of all requests together
-MAX_OPEN = 512  # requests at once, event streams among them
+MAX_OPEN = 512  # requests at once, event streams among them; a public address's: a quarter
+MAX_HEARTBEATS = 2048  # idle streams at once, of which every open page holds one; a public address's: a sixteenth
 RETRY_AFTER = 30  # seconds
 DRAIN = 64 * 2**20  # bytes read of a refused request, so that its sender gets to read the answer
 
@@ -109,7 +111,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, demo: Any, model: dict[str, str]) -> None:
         self.app, self.demo, self.model = app, demo, model
-        self.open = 0  # requests
+        self.open: Counter[str] = Counter()  # requests, and those of each address
         self.held = 0  # bytes of JSON bodies
         self.busy: Counter[str] = Counter()  # requests at work by client: those that are on their way into a queue
         self._endpoints: dict[str, tuple[Any, list[dict[str, Any]]]] = {}
@@ -118,12 +120,34 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        exchange = Exchange(self, scope, receive, send)
-        self.open += 1
+        await Exchange(self, scope, receive, send).run()
+
+    @contextlib.contextmanager
+    def opened(self, route: str, host: str) -> Iterator[None]:
+        """Count a request as open; heartbeats apart, which are idle and as many as there are open pages.
+
+        Args:
+            route: its name.
+            host: the client's address.
+
+        Raises:
+            RequestError: too many are open already, or too many of this public address.
+        """
+        kind, limit, share = ("requests", MAX_OPEN, MAX_OPEN // 4)
+        if route == "heartbeat":
+            kind, limit, share = ("heartbeats", MAX_HEARTBEATS, MAX_HEARTBEATS // 16)
+        counted = (kind, f"{kind} {host}")
+        if self.open[kind] >= limit:
+            raise RequestError(503, "busy", "Too many requests are open here. Please come back in a minute.")
+        if _is_public(host) and self.open[counted[1]] >= share:
+            raise RequestError(429, "busy", OPEN)
+        self.open.update(counted)
         try:
-            await exchange.run()
+            yield
         finally:
-            self.open -= 1
+            self.open.subtract(counted)
+            if not self.open[counted[1]]:
+                del self.open[counted[1]]
 
     def endpoints(self) -> dict[str, tuple[Any, list[dict[str, Any]]]]:
         """Of each public endpoint, Gradio's function and its parameters."""
@@ -176,6 +200,7 @@ class Guard:
 
 
 BUSY = "As many of your requests wait already as one client may have waiting. Wait for their answers, then send more."
+OPEN = "As many requests are open here as one address may have open. Wait for their answers, then send more."
 
 
 def _host(scope: Scope) -> str:
@@ -232,17 +257,17 @@ class Exchange:
 
     async def _forward(self) -> None:
         self.route, self.path = find_route(self.scope["method"], self.scope["path"])
-        if self.guard.open > MAX_OPEN:
-            raise RequestError(503, "busy", "Too many requests are open here. Please come back in a minute.")
         self._check_headers()
-        if self.route.name == "healthz":
+        if self.route.name == "healthz":  # for who watches over the service, however much is open
             await self._healthz()
-        elif self.route.name == "upload":
-            await self._upload()
-        elif self.route.name in BODIES and self.scope["method"] == "POST":
-            await self._json()
-        else:
-            await self._pass(self.receive)
+            return
+        with self.guard.opened(self.route.name, _host(self.scope)):
+            if self.route.name == "upload":
+                await self._upload()
+            elif self.route.name in BODIES and self.scope["method"] == "POST":
+                await self._json()
+            else:
+                await self._pass(self.receive)
 
     async def _pass(self, receive: Receive) -> None:
         await self.guard.app(self.scope, receive, self._send)

@@ -166,7 +166,7 @@ def running_small(
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The small service, with a quota that four films of full size are too much for, and swept at short intervals."""
-    constants = {"folder.SWEEP": 0.1, "guard.MAX_OPEN": 24}
+    constants = {"folder.SWEEP": 0.1, "guard.MAX_OPEN": 24, "guard.MAX_HEARTBEATS": 48}
     folder = tmp_path_factory.mktemp("small")
     with running_small(folder, constants=constants, PNEUMOCAM_UPLOAD_QUOTA="64mb") as service:
         yield service
@@ -538,12 +538,47 @@ def test_a_public_address_has_no_more_than_half_whatever_it_calls_itself(service
         service.events(session)
 
 
-def test_requests_at_once_are_bounded(service: Service) -> None:
-    with ExitStack() as streams:
+def test_requests_at_once_are_bounded_and_healthz_answers_all_the_same(service: Service) -> None:
+    with ExitStack() as clients:
         for _ in range(24):
-            streams.enter_context(service.http.stream("GET", "/gradio_api/heartbeat/x"))
+            start_to_call(clients.enter_context(service.connection()))
+        until(lambda: service.http.get("/config").status_code == 503)
         assert code(service.http.get("/config")) == (503, "busy")
+        assert service.http.get("/healthz").status_code == 200
     until(lambda: service.http.get("/config").status_code == 200)
+
+
+def start_to_call(client: socket.socket, host: str = "127.0.0.1") -> None:
+    """Leave a request open: of its body, nothing comes."""
+    head = f"POST /gradio_api/call/size HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {host}\r\n"
+    client.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 9\r\n\r\n".encode())
+
+
+def test_a_public_address_has_a_quarter_of_the_open_requests(service: Service) -> None:
+    far = {"X-Forwarded-For": "9.9.9.9"}
+    with ExitStack() as clients:
+        for _ in range(6):
+            start_to_call(clients.enter_context(service.connection()), "9.9.9.9")
+        until(lambda: service.http.get("/config", headers=far).status_code == 429)
+        assert code(service.http.get("/config", headers=far)) == (429, "busy")
+        assert service.http.get("/healthz", headers=far).status_code == 200
+        for other in ("9.9.9.8", "10.0.0.1"):
+            assert service.http.get("/config", headers={"X-Forwarded-For": other}).status_code == 200
+    until(lambda: service.http.get("/config", headers=far).status_code == 200)
+
+
+def test_idle_pages_keep_nobody_out(service: Service) -> None:
+    with ExitStack() as streams:
+
+        def heartbeat(host: str) -> httpx.Response:
+            stream = service.http.stream("GET", "/gradio_api/heartbeat/x", headers={"X-Forwarded-For": host})
+            return streams.enter_context(stream)
+
+        assert [heartbeat("9.9.9.9").status_code for _ in range(4)] == [200] * 3 + [429]
+        assert [heartbeat("127.0.0.1").status_code for _ in range(46)] == [200] * 45 + [503]
+        for path in ("/", "/healthz"):
+            for host in ("127.0.0.1", "9.9.9.9"):
+                assert service.http.get(path, headers={"X-Forwarded-For": host}).status_code == 200
 
 
 # Uploads
