@@ -15,6 +15,7 @@ from typing import Any
 
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
+from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -305,13 +306,17 @@ class Exchange:
             raise _explain("upload", 413)
         if trouble := await asyncio.to_thread(uploads.trouble):
             raise RequestError(507, "no_space", trouble)
-        parts, tail = 0, b""
+        parts, tail, took = 0, b"", 0
+        ended: Exception | None = None
 
         async def counted() -> Message:
-            nonlocal parts, tail
+            nonlocal parts, tail, took
             message = await self._next()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
             body = message.get("body", b"")
             uploads.used += len(body)
+            took += len(body)
             parts += (tail + body).count(boundary)
             tail = (tail + body)[1 - len(boundary) :]
             if parts > MAX_FILMS + 1:  # one more than there are parts ends the last
@@ -322,12 +327,23 @@ class Exchange:
                 raise RequestError(507, "no_space", uploads.trouble() or "The space for uploads is used up.")
             return message
 
+        async def received() -> Message:
+            nonlocal ended
+            try:
+                return await counted()
+            except Exception as error:
+                ended = error
+                raise MultiPartException("") from None  # at which Gradio deletes what it has written of this upload
+
         uploads.receiving += 1
         try:
-            await self._pass(counted)
+            await self._pass(received)
+        except Exception as error:
+            raise ended or error from None
         finally:
             uploads.receiving -= 1
             if not self.started:
+                uploads.used = max(0, uploads.used - took)
                 await asyncio.to_thread(uploads.clear_orphans)
 
     async def _next(self) -> Message:

@@ -662,6 +662,28 @@ def test_the_quota_refuses_and_loses_nothing(service: Service) -> None:
     assert Path(service.upload(bytes(20 * 2**20))).exists()
 
 
+def test_what_is_refused_takes_no_room_and_harms_no_upload_beside_it(tmp_path: Path) -> None:
+    part = '--abc\r\nContent-Disposition: form-data; name="files"; filename="x"\r\n\r\nfilm'
+    form = "Content-Type: multipart/form-data; boundary=abc\r\n"
+    with running_small(tmp_path, PNEUMOCAM_UPLOAD_QUOTA="1mb") as service:
+        for _ in range(3):
+            refused = service.http.post("/gradio_api/upload", files={"files": ("x", bytes(2**21))})
+            assert code(refused) == (507, "no_space")
+            assert Path(service.upload(bytes(1000))).exists()
+        for _ in range(3):
+            assert code(service.http.post("/gradio_api/upload", files={"x": (None, bytes(900_000))}))[0] == 400
+        with service.connection() as slow:
+            head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\n{form}Content-Length: {len(part) + 11}\r\n\r\n"
+            slow.sendall((head + part).encode())
+            until(lambda: any(path.is_file() for path in service.uploads().iterdir()))
+            refused = service.http.post("/gradio_api/upload", files={"files": ("x", bytes(2**21))})
+            assert code(refused) == (507, "no_space")
+            slow.sendall(b"\r\n--abc--\r\n")
+            answer = slow.recv(65536)
+            assert b" 200 " in answer.splitlines()[0]
+        assert not any(path.is_file() for path in service.uploads().iterdir())
+
+
 def make_old(service: Service) -> None:
     """Let all uploads be of an hour ago, and wait until they are gone for that."""
     files = [path for path in service.uploads().rglob("*") if path.is_file()]
