@@ -692,6 +692,27 @@ def make_old(service: Service) -> None:
     until(lambda: not any(path.exists() for path in files))
 
 
+@pytest.mark.parametrize("under_way", [0, 1])
+def test_an_upload_that_starts_while_others_are_cleared_away_keeps_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, under_way: int
+) -> None:
+    """It starts while the folder is listed, and is still under way when that is done, or not."""
+    (tmp_path / "old").touch()
+    uploads = folder.Uploads(tmp_path)
+    listed = Path.glob
+
+    def glob(path: Path, pattern: str) -> Iterator[Path]:
+        (tmp_path / "new").touch()
+        yield from listed(path, pattern)
+        uploads.receiving = under_way
+        (tmp_path / "newest").touch()
+
+    monkeypatch.setattr(Path, "glob", glob)
+    uploads.clear_orphans()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == ({"old", "new", "newest"} if under_way else {"newest"})
+
+
 # What is kept
 
 
