@@ -194,7 +194,8 @@ def _bytes(image: Any) -> bytes:
 def _bytes_of_text(text: str) -> bytes:
     if _FILE_ROUTE in text[:500]:  # as `gradio upload-mcp` names what it uploads
         return _upload(unquote(text.partition(_FILE_ROUTE)[2]))
-    if text.startswith(get_upload_folder()):
+    folder = get_upload_folder()
+    if text.startswith((folder, str(Path(folder).parent / "run-"))):  # of before a restart: see server/folder.py
         return _upload(text)
     if is_http_url_like(text):
         raise NotAnImage(f"A web address came. {SENDING}")

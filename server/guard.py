@@ -374,7 +374,7 @@ class Exchange:
             elif name == "mcp":
                 client = self.guard.check_tools(host)
         except RequestError as error:
-            if name != "mcp" or error.status not in (422, 429) or value.get("id") is None:
+            if name != "mcp" or error.status not in (410, 422, 429) or value.get("id") is None:
                 raise
             await self._refuse_tool(value["id"], error)
             return

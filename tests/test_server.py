@@ -736,6 +736,28 @@ def test_uploads_go_within_the_hour_and_a_page_that_is_still_open_is_told_so(ser
     assert code(service.http.get(f"/gradio_api/file={old}")) == (404, "not_found")
 
 
+def test_an_upload_from_before_a_restart_is_gone_and_nothing_else_is_told(service: Service, real: "Page") -> None:
+    base = service.uploads().parent
+    (base.parent / "secret").touch()
+    for path in (base / "run-1-abc/0123/film.png", base / "run-1-abc", base / "run-1-abc/a b/x"):
+        for answer in (
+            service.call("size", [film(str(path))]),
+            service.http.post("/gradio_api/call/v2/size", json={"film": film(str(path))}),
+            service.join("size", [film(str(path)), 1], "x"),
+            service.join("private", [film(str(path)), 1], "x"),
+        ):
+            assert code(answer) == (410, "upload_gone")
+            assert "deleted within the hour. Upload it again" in answer.text
+    for path in (base / "run-1-abc/../secret", base / "secret", base, base.parent / "secret", Path(f"{base}-run-1/x")):
+        assert code(service.call("size", [film(str(path))])) == (422, "not_an_upload")
+    gone = str(real.uploads().parent / "run-1-abc" / "film.png")
+    for image in (gone, film(gone), {"path": gone}, f"{real.url}/gradio_api/file={gone}"):
+        answer = real.tool(image=image, overlay=False)
+        assert answer.status_code == 200
+        assert '"text":"upload_gone: ' in answer.text.replace('": ', '":')
+    assert "not_an_image: " in real.tool(image=str(real.uploads().parent / "secret")).text
+
+
 @pytest.fixture(scope="module")
 def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Keeps nothing for a second, and waits for nobody; a file lies where its folder of uploads would be."""
