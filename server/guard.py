@@ -449,11 +449,15 @@ class Exchange:
     def _check_call_v2(self, value: dict[str, Any]) -> dict[str, Any]:
         """For curl: the values by name."""
         function, parameters = self._endpoint()
-        names = {one["parameter_name"] for one in parameters}
-        needed = {one["parameter_name"] for one in parameters if not one["parameter_has_default"]}
-        if not needed <= value.keys() <= names:
-            known = ", ".join(sorted(names)) or "none"
-            raise invalid(f"The body has other names than this endpoint's parameters; expected {known}.")
+        names = [one["parameter_name"] for one in parameters]
+        expected = f"expected {', '.join(names) or 'none'}."
+        for one in parameters:
+            if one["parameter_name"] not in value and not one["parameter_has_default"]:
+                raise invalid(f"{one['parameter_name']} is missing; {expected}")
+        if unknown := len(value.keys() - set(names)):
+            raise invalid(
+                f"{unknown} of the names in the body {'is' if unknown == 1 else 'are'} unknown here; {expected}"
+            )
         check_files(value)
         check_values(function, [value.get(one["parameter_name"]) for one in parameters])
         return value

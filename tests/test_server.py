@@ -396,7 +396,22 @@ def test_values_may_be_left_out_that_have_a_default(service: Service) -> None:
     answer = service.http.post("/gradio_api/call/v2/size", json={"film": film(path), "factor": 2})
     assert '"bytes": 14' in service.answer("size", answer)
     assert code(service.call("size", [])) == (422, "bad_request")
-    assert code(service.http.post("/gradio_api/call/v2/size", json={"factor": 2})) == (422, "bad_request")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"factor": 2}, "film is missing; expected film, factor."),
+        ({"films": None, "factor": 2}, "film is missing; expected film, factor."),
+        ({"film": None, MARKER: 2}, "1 of the names in the body is unknown here; expected film, factor."),
+        ({"film": None, "a": 2, "b": 3}, "2 of the names in the body are unknown here; expected film, factor."),
+    ],
+    ids=["missing", "misspelt", "one more", "two more"],
+)
+def test_names_that_do_not_fit_are_told_apart(service: Service, body: dict[str, Any], said: str) -> None:
+    answer = service.http.post("/gradio_api/call/v2/size", json=body)
+    assert code(answer) == (422, "bad_request")
+    assert answer.json()["error"]["message"] == said
 
 
 @pytest.mark.parametrize("host", ["[", "a b", "x/y", "http://x", ""])
