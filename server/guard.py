@@ -481,7 +481,9 @@ class Exchange:
         """A message of the Model Context Protocol; only calls of tools name films."""
         params = value.get("params", {})
         if value.get("jsonrpc") != "2.0" or not isinstance(params, dict) or type(value.get("id")) not in MCP_IDS:
-            raise RequestError(400, "bad_request", "The body is no message of MCP; expected JSON-RPC 2.0.")
+            raise RequestError(400, "bad_request", NO_MCP)
+        if not isinstance(value.get("method"), str) and not {"result", "error"} & value.keys():
+            raise RequestError(400, "bad_request", "method is no text; expected one of MCP's, such as tools/call.")
         check_files(params)
         return value
 
@@ -498,13 +500,14 @@ class Exchange:
                 headers["Cache-Control"] = "no-store"
             if self.route.name == "file":
                 headers["Content-Security-Policy"] = CSP_FILE
-            if self.route.name in ("upload", "config") or headers.get("content-type", "").startswith("text/html"):
+            whole = self.route.name in ("upload", "config") or (self.route.name == "mcp" and self.status >= 400)
+            if whole or headers.get("content-type", "").startswith("text/html"):
                 self.page = message, []
                 return
-        elif self.status >= 400 and not self.started:
-            return
         elif self.page:
             await self._send_whole(message)
+            return
+        elif self.status >= 400 and not self.started:
             return
         elif self.route.name == "events":
             message = {**message, "body": clear_event(message.get("body", b""))}
@@ -523,6 +526,10 @@ class Exchange:
         if self.route.name == "upload":
             if body == b"[]":  # what Gradio makes of an upload that is cut off
                 raise _explain("upload", 400)
+        elif self.route.name == "mcp" and self.status >= 400:
+            if b"pydantic" in body or b"input_value" in body:  # which quotes what came
+                await self._refuse(RequestError(400, "bad_request", NO_MCP))
+                return
         elif self.route.name == "config":
             # For the page, which has its own copy. The JavaScript client would keep its program from ending.
             body = body.replace(b'"connect_heartbeat":true', b'"connect_heartbeat":false')
@@ -605,6 +612,7 @@ def _explain(route: str, status: int) -> RequestError:
 
 FAILED = "The service failed, not your film. Try again; if it happens again, please report it."
 QUEUE_FULL = "The queue is full: many films are waiting already. Please come back in a minute."
+NO_MCP = "The body is no message of MCP; expected JSON-RPC 2.0."
 UNKNOWN = "This session is not known here, or is over. Ask again."
 
 

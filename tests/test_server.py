@@ -1017,6 +1017,46 @@ def test_hostile_films_disturb_nobody_and_leave_no_trace(real: Page, bundled: Cl
     assert "POST call 200" in log
 
 
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ({"id": 1, "method": 5}, "method is no text; expected"),
+        ({"id": 1}, "method is no text; expected"),
+        ({"method": None, "params": {}}, "method is no text; expected"),
+        ({"id": 1, "method": ["tools/list"], MARKER: MARKER}, "method is no text; expected"),
+        ({"id": 1, "result": MARKER}, "The body is no message of MCP; expected"),
+        ({"id": 1, "error": {"code": MARKER}}, "The body is no message of MCP; expected"),
+        ({"id": True, "method": "tools/list"}, "The body is no message of MCP; expected"),
+    ],
+    ids=["number", "none", "null", "list", "result", "error", "id"],
+)
+def test_a_message_that_is_none_of_mcp_is_told_without_internals(
+    real: Page, message: dict[str, Any], said: str
+) -> None:
+    headers = {"Accept": "application/json, text/event-stream"}
+    answer = real.http.post("/gradio_api/mcp/", json={"jsonrpc": "2.0", **message}, headers=headers)
+    assert code(answer) == (400, "bad_request")
+    assert answer.json()["detail"].startswith(said)
+    assert not re.search(f"pydantic|input_value|{MARKER}", answer.text)
+
+
+def test_other_refusals_of_mcp_are_its_own(real: Page) -> None:
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    answer = real.http.post("/gradio_api/mcp/", json=message, headers={"Accept": "text/html"})
+    assert answer.status_code == 406
+    assert answer.json()["error"]["message"].startswith("Not Acceptable")
+    notification = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+    headers = {"Accept": "application/json, text/event-stream"}
+    assert real.http.post("/gradio_api/mcp/", json=notification, headers=headers).status_code == 202
+    ping = real.http.post("/gradio_api/mcp/", json={**message, "method": "ping"}, headers=headers)
+    assert ping.status_code == 200
+    page = real.http.get("/gradio_api/mcp/", headers={"Accept": "text/html"})
+    assert page.headers["content-type"].startswith("text/html")
+    nonce = page.text.partition('<script nonce="')[2].partition('"')[0]
+    assert nonce
+    assert f"'nonce-{nonce}'" in page.headers["content-security-policy"]
+
+
 def test_a_disk_that_fills_up_under_the_page_is_survived(real: Page) -> None:
     """As far as a limit on the size of files can tell: what is over it fails as on a full disk."""
     before = real.upload(FILM.read_bytes())
