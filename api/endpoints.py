@@ -1,7 +1,6 @@
 """What the endpoints do, whoever asks: film and arguments in, prediction out, or an error with a code."""
 
 import base64
-import binascii
 import inspect
 import io
 import json
@@ -73,7 +72,7 @@ class Endpoints:
         }
 
     def classify_radiograph(
-        self, image: Film, target: str = ANSWERED, operating_point: str | None = None, overlay: bool = True
+        self, image: Film, target: str | None = ANSWERED, operating_point: str | None = None, overlay: bool = True
     ) -> tuple[Prediction, bytes | None]:
         """Classify a chest radiograph as normal, bacterial or viral pneumonia, and show what the network looked at.
 
@@ -89,7 +88,7 @@ class Endpoints:
             The film with its labelled map, the calibrated probability of each class, and the whole prediction as JSON.
         """
         point = self._point(operating_point)
-        _choice("target", target, (ANSWERED, *targets(self.classifier)))
+        target = _choice("target", ANSWERED if target is None else target, (ANSWERED, *targets(self.classifier)))
         if not isinstance(overlay, bool):
             refuse(f"overlay is {overlay!r:.80}; expected true or false.")
         prediction = self.answer(_bytes(image), operating_point=point)
@@ -110,7 +109,7 @@ class Endpoints:
         """
         point = self._point(operating_point)
         if not isinstance(images, list) or not 1 <= len(images) <= MAX_FILMS:
-            came = f"has {len(images)} films" if isinstance(images, list) else f"is of type {type(images).__name__}"
+            came = f"has {len(images)} films" if isinstance(images, list) else f"is {_kind(images)}"
             refuse(f"images {came}; expected a list of 1 to {MAX_FILMS}. Send more in several calls.")
 
         def one(image: Film) -> Prediction:
@@ -118,6 +117,8 @@ class Endpoints:
                 return self.answer(_bytes(image), operating_point=point)
             except RadiographError as error:
                 return rejected(self.classifier.at(point), Reason(error.code, error.message))
+            except gr.Error as error:  # it is none at all
+                return rejected(self.classifier.at(point), Reason(NotAnImage.code, error.message))
 
         with ThreadPoolExecutor(self.answer.max_batch) as pool:
             return list(pool.map(one, images))
@@ -187,14 +188,27 @@ def _bytes(image: Any) -> bytes:
     if isinstance(image, str) and image:
         return _bytes_of_text(image)
     if not isinstance(image, dict) or not isinstance(image.get("path"), str):
-        refuse(f"{'No film' if not image else f'A {type(image).__name__}'} came; expected one file. {SENDING}")
+        refuse(f"{'No film' if image in (None, '') else _kind(image).capitalize()} came; expected one file. {SENDING}")
     return _upload(image["path"])
+
+
+def _kind(value: Any) -> str:
+    names = {
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        str: "a text",
+        list: "a list",
+        dict: "an object",
+    }
+    return names.get(type(value), "null")
 
 
 def _bytes_of_text(text: str) -> bytes:
     if _FILE_ROUTE in text[:500]:  # as `gradio upload-mcp` names what it uploads
         return _upload(unquote(text.partition(_FILE_ROUTE)[2]))
-    if text.startswith(get_upload_folder()):
+    folder = get_upload_folder()
+    if text.startswith((folder, str(Path(folder).parent / "run-"))):  # of before a restart: see server/folder.py
         return _upload(text)
     if is_http_url_like(text):
         raise NotAnImage(f"A web address came. {SENDING}")
@@ -202,7 +216,7 @@ def _bytes_of_text(text: str) -> bytes:
         text = text.partition(",")[2]
     try:
         return base64.b64decode("".join(text.split()).encode(), validate=True)
-    except binascii.Error:
+    except ValueError:
         raise NotAnImage(f"A text came that is no base64. {SENDING}") from None
 
 

@@ -5,6 +5,7 @@ import csv
 import glob
 import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -24,10 +25,21 @@ Row = dict[str, Any]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns 0, 1 if no file could be answered, or 2 if the command itself cannot be carried out."""
+    """Run one command.
+
+    Args:
+        arguments: of the command line; None: this process's.
+
+    Returns:
+        0; 1 if no file could be answered or nobody reads the answers; 2 if the command itself cannot be carried out.
+    """
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
+        sys.stdout.flush()  # here, where it is caught if nobody reads it
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it ends
+        return 1
     except (BundleError, OSError, ValueError, csv.Error) as error:
         print(f"pneumocam: {error}", file=sys.stderr)
         return 2
@@ -72,8 +84,9 @@ def _predict(options: argparse.Namespace) -> int:
     classifier = Classifier.from_pretrained(options.model, operating_point=options.operating_point)
     if options.target and options.target not in targets(classifier):
         raise ValueError(f"--target is {options.target!r}; this model explains {', '.join(targets(classifier))}.")
-    for folder in filter(None, (options.overlay, options.report)):
-        folder.mkdir(parents=True, exist_ok=True)
+    for name, folder in (("--overlay", options.overlay), ("--report", options.report)):
+        if folder:
+            _make_folder(name, folder)
     answered = 0
     names = distinct_names(options.files)
     for file, name, prediction in zip(options.files, names, predict_many(classifier, options.files), strict=True):
@@ -86,6 +99,15 @@ def _predict(options: argparse.Namespace) -> int:
     if not options.json:
         print(DISCLAIMER, file=sys.stderr)
     return 0 if answered else 1
+
+
+def _make_folder(option: str, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(
+            f"{option}: {str(folder)!r} is a file or below one; expected a folder or a new name."
+        ) from None
 
 
 def _write_files(options: argparse.Namespace, name: str, prediction: Prediction) -> dict[str, str | None]:
@@ -122,6 +144,8 @@ def _sentence(file: str, prediction: Prediction) -> str:
 
 
 def _score(options: argparse.Namespace) -> int:
+    if options.out.is_dir():
+        raise ValueError(f"--out is {str(options.out)!r}, which is a folder; expected a CSV file.")
     # The table of an earlier run may lie among the films.
     paths = [path for path in _expand(options.paths) if Path(path).resolve() != options.out.resolve()]
     if not paths:
@@ -133,7 +157,7 @@ def _score(options: argparse.Namespace) -> int:
     classifier = Classifier.from_pretrained(options.model, operating_point=options.operating_point)
     if options.batch_size < 1:
         raise ValueError(f"--batch-size is {options.batch_size}; expected at least 1.")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder("--out", options.out.parent)
     answered = sum(row["status"] != "rejected" for row in done)
     _start_csv(options.out, done)
     with options.out.open("a", newline="", **ENCODING) as file:
@@ -166,11 +190,14 @@ def _expand(paths: Iterable[str]) -> Iterator[str]:
 
 def _start_csv(path: Path, done: list[Row]) -> None:
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="", **ENCODING) as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(done)
-    temporary.replace(path)
+    try:
+        with temporary.open("w", newline="", **ENCODING) as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(done)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _rows_of(path: Path) -> list[Row]:

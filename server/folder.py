@@ -46,6 +46,7 @@ class Uploads:
         quota: most bytes that it may hold.
         used: bytes that it holds, about: what it held when it was last measured, and what came since.
         own: files in it that belong to the page and stay.
+        receiving: uploads that are under way.
     """
 
     path: Path = Path()
@@ -123,10 +124,10 @@ class Uploads:
 
     def clear_orphans(self) -> None:
         """Delete what an upload that failed left, once no other is under way: finished ones lie in folders."""
-        if self.receiving == 0:
-            for path in self.path.glob("*"):
-                if path.is_file():
-                    path.unlink(missing_ok=True)
+        files = [path for path in self.path.glob("*") if path.is_file()]
+        if self.receiving == 0:  # only now: so all that is listed has ended, and who starts later adds other files
+            for path in files:
+                path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Delete the folder with all that is in it."""

@@ -10,10 +10,12 @@ import re
 import secrets
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
+from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -46,7 +48,8 @@ MAX_UPLOAD = MAX_FILMS * (MAX_FILM + 2**16)
 MAX_JSON = 256 * 2**10
 MAX_MCP = MAX_FILM // 3 * 4 + 2**16  # a film of full size in base64
 MAX_HELD = 256 * 2**20  # bytes of JSON of all requests together
-MAX_OPEN = 512  # requests at once, event streams among them
+MAX_OPEN = 512  # requests at once, event streams among them; a public address's: a quarter
+MAX_HEARTBEATS = 2048  # idle streams at once, of which every open page holds one; a public address's: a sixteenth
 RETRY_AFTER = 30  # seconds
 DRAIN = 64 * 2**20  # bytes read of a refused request, so that its sender gets to read the answer
 
@@ -109,7 +112,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, demo: Any, model: dict[str, str]) -> None:
         self.app, self.demo, self.model = app, demo, model
-        self.open = 0  # requests
+        self.open: Counter[str] = Counter()  # requests, and those of each address
         self.held = 0  # bytes of JSON bodies
         self.busy: Counter[str] = Counter()  # requests at work by client: those that are on their way into a queue
         self._endpoints: dict[str, tuple[Any, list[dict[str, Any]]]] = {}
@@ -118,12 +121,34 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        exchange = Exchange(self, scope, receive, send)
-        self.open += 1
+        await Exchange(self, scope, receive, send).run()
+
+    @contextlib.contextmanager
+    def opened(self, route: str, host: str) -> Iterator[None]:
+        """Count a request as open; heartbeats apart, which are idle and as many as there are open pages.
+
+        Args:
+            route: its name.
+            host: the client's address.
+
+        Raises:
+            RequestError: too many are open already, or too many of this public address.
+        """
+        kind, limit, share = ("requests", MAX_OPEN, MAX_OPEN // 4)
+        if route == "heartbeat":
+            kind, limit, share = ("heartbeats", MAX_HEARTBEATS, MAX_HEARTBEATS // 16)
+        counted = (kind, f"{kind} {host}")
+        if self.open[kind] >= limit:
+            raise RequestError(503, "busy", "Too many requests are open here. Please come back in a minute.")
+        if _is_public(host) and self.open[counted[1]] >= share:
+            raise RequestError(429, "busy", OPEN)
+        self.open.update(counted)
         try:
-            await exchange.run()
+            yield
         finally:
-            self.open -= 1
+            self.open.subtract(counted)
+            if not self.open[counted[1]]:
+                del self.open[counted[1]]
 
     def endpoints(self) -> dict[str, tuple[Any, list[dict[str, Any]]]]:
         """Of each public endpoint, Gradio's function and its parameters."""
@@ -176,6 +201,7 @@ class Guard:
 
 
 BUSY = "As many of your requests wait already as one client may have waiting. Wait for their answers, then send more."
+OPEN = "As many requests are open here as one address may have open. Wait for their answers, then send more."
 
 
 def _host(scope: Scope) -> str:
@@ -232,17 +258,17 @@ class Exchange:
 
     async def _forward(self) -> None:
         self.route, self.path = find_route(self.scope["method"], self.scope["path"])
-        if self.guard.open > MAX_OPEN:
-            raise RequestError(503, "busy", "Too many requests are open here. Please come back in a minute.")
         self._check_headers()
-        if self.route.name == "healthz":
+        if self.route.name == "healthz":  # for who watches over the service, however much is open
             await self._healthz()
-        elif self.route.name == "upload":
-            await self._upload()
-        elif self.route.name in BODIES and self.scope["method"] == "POST":
-            await self._json()
-        else:
-            await self._pass(self.receive)
+            return
+        with self.guard.opened(self.route.name, _host(self.scope)):
+            if self.route.name == "upload":
+                await self._upload()
+            elif self.route.name in BODIES and self.scope["method"] == "POST":
+                await self._json()
+            else:
+                await self._pass(self.receive)
 
     async def _pass(self, receive: Receive) -> None:
         await self.guard.app(self.scope, receive, self._send)
@@ -280,13 +306,17 @@ class Exchange:
             raise _explain("upload", 413)
         if trouble := await asyncio.to_thread(uploads.trouble):
             raise RequestError(507, "no_space", trouble)
-        parts, tail = 0, b""
+        parts, tail, took = 0, b"", 0
+        ended: Exception | None = None
 
         async def counted() -> Message:
-            nonlocal parts, tail
+            nonlocal parts, tail, took
             message = await self._next()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
             body = message.get("body", b"")
             uploads.used += len(body)
+            took += len(body)
             parts += (tail + body).count(boundary)
             tail = (tail + body)[1 - len(boundary) :]
             if parts > MAX_FILMS + 1:  # one more than there are parts ends the last
@@ -297,12 +327,23 @@ class Exchange:
                 raise RequestError(507, "no_space", uploads.trouble() or "The space for uploads is used up.")
             return message
 
+        async def received() -> Message:
+            nonlocal ended
+            try:
+                return await counted()
+            except Exception as error:
+                ended = error
+                raise MultiPartException("") from None  # at which Gradio deletes what it has written of this upload
+
         uploads.receiving += 1
         try:
-            await self._pass(counted)
+            await self._pass(received)
+        except Exception as error:
+            raise ended or error from None
         finally:
             uploads.receiving -= 1
             if not self.started:
+                uploads.used = max(0, uploads.used - took)
                 await asyncio.to_thread(uploads.clear_orphans)
 
     async def _next(self) -> Message:
@@ -333,7 +374,7 @@ class Exchange:
             elif name == "mcp":
                 client = self.guard.check_tools(host)
         except RequestError as error:
-            if name != "mcp" or error.status not in (422, 429) or value.get("id") is None:
+            if name != "mcp" or error.status not in (410, 422, 429) or value.get("id") is None:
                 raise
             await self._refuse_tool(value["id"], error)
             return
@@ -408,11 +449,15 @@ class Exchange:
     def _check_call_v2(self, value: dict[str, Any]) -> dict[str, Any]:
         """For curl: the values by name."""
         function, parameters = self._endpoint()
-        names = {one["parameter_name"] for one in parameters}
-        needed = {one["parameter_name"] for one in parameters if not one["parameter_has_default"]}
-        if not needed <= value.keys() <= names:
-            known = ", ".join(sorted(names)) or "none"
-            raise invalid(f"The body has other names than this endpoint's parameters; expected {known}.")
+        names = [one["parameter_name"] for one in parameters]
+        expected = f"expected {', '.join(names) or 'none'}."
+        for one in parameters:
+            if one["parameter_name"] not in value and not one["parameter_has_default"]:
+                raise invalid(f"{one['parameter_name']} is missing; {expected}")
+        if unknown := len(value.keys() - set(names)):
+            raise invalid(
+                f"{unknown} of the names in the body {'is' if unknown == 1 else 'are'} unknown here; {expected}"
+            )
         check_files(value)
         check_values(function, [value.get(one["parameter_name"]) for one in parameters])
         return value
@@ -436,7 +481,9 @@ class Exchange:
         """A message of the Model Context Protocol; only calls of tools name films."""
         params = value.get("params", {})
         if value.get("jsonrpc") != "2.0" or not isinstance(params, dict) or type(value.get("id")) not in MCP_IDS:
-            raise RequestError(400, "bad_request", "The body is no message of MCP; expected JSON-RPC 2.0.")
+            raise RequestError(400, "bad_request", NO_MCP)
+        if not isinstance(value.get("method"), str) and not {"result", "error"} & value.keys():
+            raise RequestError(400, "bad_request", "method is no text; expected one of MCP's, such as tools/call.")
         check_files(params)
         return value
 
@@ -453,13 +500,14 @@ class Exchange:
                 headers["Cache-Control"] = "no-store"
             if self.route.name == "file":
                 headers["Content-Security-Policy"] = CSP_FILE
-            if self.route.name in ("upload", "config") or headers.get("content-type", "").startswith("text/html"):
+            whole = self.route.name in ("upload", "config") or (self.route.name == "mcp" and self.status >= 400)
+            if whole or headers.get("content-type", "").startswith("text/html"):
                 self.page = message, []
                 return
-        elif self.status >= 400 and not self.started:
-            return
         elif self.page:
             await self._send_whole(message)
+            return
+        elif self.status >= 400 and not self.started:
             return
         elif self.route.name == "events":
             message = {**message, "body": clear_event(message.get("body", b""))}
@@ -478,6 +526,10 @@ class Exchange:
         if self.route.name == "upload":
             if body == b"[]":  # what Gradio makes of an upload that is cut off
                 raise _explain("upload", 400)
+        elif self.route.name == "mcp" and self.status >= 400:
+            if b"pydantic" in body or b"input_value" in body:  # which quotes what came
+                await self._refuse(RequestError(400, "bad_request", NO_MCP))
+                return
         elif self.route.name == "config":
             # For the page, which has its own copy. The JavaScript client would keep its program from ending.
             body = body.replace(b'"connect_heartbeat":true', b'"connect_heartbeat":false')
@@ -560,6 +612,7 @@ def _explain(route: str, status: int) -> RequestError:
 
 FAILED = "The service failed, not your film. Try again; if it happens again, please report it."
 QUEUE_FULL = "The queue is full: many films are waiting already. Please come back in a minute."
+NO_MCP = "The body is no message of MCP; expected JSON-RPC 2.0."
 UNKNOWN = "This session is not known here, or is over. Ask again."
 
 

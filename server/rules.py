@@ -192,7 +192,7 @@ def check_files(value: Any) -> list[Path]:
         value: parsed JSON.
 
     Raises:
-        RequestError: a file is named by an address, which Gradio would fetch, or is no upload.
+        RequestError: a file is named by an address, which Gradio would fetch, is no upload, or is of before a restart.
     """
     paths = []
     for item, _ in _walk(value):
@@ -204,6 +204,8 @@ def check_files(value: Any) -> list[Path]:
         if isinstance(path, str) and "meta" in item and not isinstance(meta, dict):
             raise invalid(f"meta is {_kind(meta)}; expected {FILE}.")
         if isinstance(meta, dict) and meta.get("_type") == "gradio.FileData":
+            if isinstance(path, str) and _is_of_another_run(path):
+                raise RequestError(410, "upload_gone", GONE)
             if not isinstance(path, str) or not _is_upload(path):
                 raise RequestError(
                     422, "not_an_upload", "A film is named that was not uploaded here. Upload it first, then name it."
@@ -226,6 +228,12 @@ def _is_url(text: str) -> bool:
 def _is_upload(path: str) -> bool:
     plain = os.path.normpath(path) == path and "\0" not in path
     return plain and Path(path).is_relative_to(uploads.path) and path != str(uploads.path)
+
+
+def _is_of_another_run(path: str) -> bool:
+    """Whether a path is of an upload from before a restart, of which all are gone."""
+    base, own = uploads.path.parent, uploads.path.name
+    return path.startswith(f"{base}/run-") and Path(path).relative_to(base).parts[0] != own and ".." not in path
 
 
 def find_route(method: str, path: str) -> tuple[Route, re.Match[str] | None]:

@@ -193,6 +193,43 @@ def test_many_films_get_the_answers_of_each_and_a_bad_one_spoils_none(
         SCHEMA.validate(answer)
 
 
+def test_what_is_no_film_at_all_spoils_no_other_and_says_why(app: App, bundled: Classifier) -> None:
+    bad = {
+        "": "No film came; expected one file.",
+        5: "A number came; expected one file.",
+        True: "True or false came; expected one file.",
+        None: "No film came; expected one file.",
+        "====": "A text came that is no base64.",
+        "data:image/png;base64,R\u00f6ntgen": "A text came that is no base64.",
+    }
+    others: list[Any] = [[], {}, {"path": 5}]
+    images = [data_url(NORMAL), *bad, *others, data_url(BACTERIAL)]
+    result = use_tool(app, "classify_radiographs", images=images)
+    assert not result.isError, words(result)
+    assert result.structuredContent
+    first, *rejected, last = result.structuredContent["predictions"]
+    assert [first, last] == [predict(bundled, film).to_dict() for film in (NORMAL, BACTERIAL)]
+    assert {(answer["status"], answer["reason"]["code"]) for answer in rejected} == {("rejected", "not_an_image")}
+    said = [*bad.values(), "A list came; expected", "An object came; expected", "An object came; expected"]
+    assert len(rejected) == len(said)
+    for answer, start in zip(rejected, said, strict=True):
+        assert answer["reason"]["message"].startswith(start)
+        SCHEMA.validate(answer)
+    number = use_tool(app, "classify_radiographs", images=5)
+    assert words(number).startswith(f"bad_request: images is a number; expected a list of 1 to {MAX_FILMS}.")
+
+
+def test_null_is_the_default(app: App, bundled: Classifier) -> None:
+    for arguments in ({"target": None}, {"operating_point": None}, {"target": None, "operating_point": None}):
+        result = use_tool(app, "classify_radiograph", image=data_url(BACTERIAL), **arguments)
+        assert result.structuredContent == predict(bundled, BACTERIAL).to_dict()
+        (picture,) = (x for x in result.content if isinstance(x, ImageContent))
+        drawn = np.asarray(predict(bundled, BACTERIAL).overlay())
+        np.testing.assert_array_equal(pixels(base64.b64decode(picture.data)), drawn)
+        event, answer = ask(app, "predict", {"image": {"path": upload(app, BACTERIAL), "meta": META}, **arguments})
+        assert (event, answer[2]) == ("complete", predict(bundled, BACTERIAL).to_dict())
+
+
 def test_an_operating_point_is_for_all_films_the_rejected_too(app: App, bundled: Classifier) -> None:
     uploads = [upload(app, film) for film in (NORMAL, b"words")] + [upload(app, BACTERIAL) + "x"]
     body = {"images": [{"path": path, "meta": META} for path in uploads], "operating_point": "rule_in"}

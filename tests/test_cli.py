@@ -102,6 +102,17 @@ def test_a_user_error_is_one_line_and_no_traceback(tmp_path: Path) -> None:
     assert done.stderr == f"pneumocam: {tmp_path / 'nowhere' / 'config.json'} is missing: {expected}\n"
 
 
+@pytest.mark.parametrize("command", [["predict", EXAMPLES[0], EXAMPLES[1]], ["info"]], ids=lambda x: x[0])
+def test_an_answer_that_nobody_reads_ends_the_command_quietly(model: str, command: list[object]) -> None:
+    """As `| head` leaves it, once it has what it wants."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    arguments = [sys.executable, "-m", "pneumocam", *map(str, command), "--model", model]
+    done = subprocess.run(arguments, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, timeout=300)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_ray_scores_as_one_process_does(model: str, films: Path, tmp_path: Path) -> None:
     for film in EXAMPLES[2:6]:
         shutil.copy(film, films)
@@ -445,12 +456,12 @@ def test_info_in_words(
     ("arguments", "message"),
     [
         (["predict", "x.png", "--target", "LUNG"], "--target is 'LUNG'; this model explains NORMAL, BACTERIAL, VIRAL"),
-        (["predict", "x.png", "--overlay", "file"], "File exists"),
-        (["predict", "x.png", "--report", "file"], "File exists"),
+        (["predict", "x.png", "--overlay", "file"], "--overlay: 'file' is a file or below one; expected a folder"),
+        (["predict", "x.png", "--report", "file/x"], "--report: 'file/x' is a file or below one; expected a folder"),
         (["score", "empty", "--out", "out.csv"], "Nothing to score: empty matched no file"),
         (["score", "*.none", "--out", "out.csv"], r"Nothing to score: *.none matched no file"),
-        (["score", "file", "--out", "file/out.csv"], "file"),
-        (["score", "file", "--out", "empty"], "empty"),
+        (["score", "file", "--out", "file/out.csv"], "--out: 'file' is a file or below one; expected a folder"),
+        (["score", "file", "--out", "empty"], "--out is 'empty', which is a folder; expected a CSV file."),
         (["score", "file", "--out", "out.csv", "--batch-size", "0"], "--batch-size is 0; expected at least 1"),
     ],
 )
@@ -470,6 +481,7 @@ def test_the_exit_code_is_2_and_the_message_says_why(
     assert err.startswith("pneumocam: ")
     assert err.count("\n") == 1
     assert message in err
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "bundle") == ["empty", "file"]
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def running_small(
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The small service, with a quota that four films of full size are too much for, and swept at short intervals."""
-    constants = {"folder.SWEEP": 0.1, "guard.MAX_OPEN": 24}
+    constants = {"folder.SWEEP": 0.1, "guard.MAX_OPEN": 24, "guard.MAX_HEARTBEATS": 48}
     folder = tmp_path_factory.mktemp("small")
     with running_small(folder, constants=constants, PNEUMOCAM_UPLOAD_QUOTA="64mb") as service:
         yield service
@@ -396,7 +396,22 @@ def test_values_may_be_left_out_that_have_a_default(service: Service) -> None:
     answer = service.http.post("/gradio_api/call/v2/size", json={"film": film(path), "factor": 2})
     assert '"bytes": 14' in service.answer("size", answer)
     assert code(service.call("size", [])) == (422, "bad_request")
-    assert code(service.http.post("/gradio_api/call/v2/size", json={"factor": 2})) == (422, "bad_request")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"factor": 2}, "film is missing; expected film, factor."),
+        ({"films": None, "factor": 2}, "film is missing; expected film, factor."),
+        ({"film": None, MARKER: 2}, "1 of the names in the body is unknown here; expected film, factor."),
+        ({"film": None, "a": 2, "b": 3}, "2 of the names in the body are unknown here; expected film, factor."),
+    ],
+    ids=["missing", "misspelt", "one more", "two more"],
+)
+def test_names_that_do_not_fit_are_told_apart(service: Service, body: dict[str, Any], said: str) -> None:
+    answer = service.http.post("/gradio_api/call/v2/size", json=body)
+    assert code(answer) == (422, "bad_request")
+    assert answer.json()["error"]["message"] == said
 
 
 @pytest.mark.parametrize("host", ["[", "a b", "x/y", "http://x", ""])
@@ -538,12 +553,47 @@ def test_a_public_address_has_no_more_than_half_whatever_it_calls_itself(service
         service.events(session)
 
 
-def test_requests_at_once_are_bounded(service: Service) -> None:
-    with ExitStack() as streams:
+def test_requests_at_once_are_bounded_and_healthz_answers_all_the_same(service: Service) -> None:
+    with ExitStack() as clients:
         for _ in range(24):
-            streams.enter_context(service.http.stream("GET", "/gradio_api/heartbeat/x"))
+            start_to_call(clients.enter_context(service.connection()))
+        until(lambda: service.http.get("/config").status_code == 503)
         assert code(service.http.get("/config")) == (503, "busy")
+        assert service.http.get("/healthz").status_code == 200
     until(lambda: service.http.get("/config").status_code == 200)
+
+
+def start_to_call(client: socket.socket, host: str = "127.0.0.1") -> None:
+    """Leave a request open: of its body, nothing comes."""
+    head = f"POST /gradio_api/call/size HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {host}\r\n"
+    client.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 9\r\n\r\n".encode())
+
+
+def test_a_public_address_has_a_quarter_of_the_open_requests(service: Service) -> None:
+    far = {"X-Forwarded-For": "9.9.9.9"}
+    with ExitStack() as clients:
+        for _ in range(6):
+            start_to_call(clients.enter_context(service.connection()), "9.9.9.9")
+        until(lambda: service.http.get("/config", headers=far).status_code == 429)
+        assert code(service.http.get("/config", headers=far)) == (429, "busy")
+        assert service.http.get("/healthz", headers=far).status_code == 200
+        for other in ("9.9.9.8", "10.0.0.1"):
+            assert service.http.get("/config", headers={"X-Forwarded-For": other}).status_code == 200
+    until(lambda: service.http.get("/config", headers=far).status_code == 200)
+
+
+def test_idle_pages_keep_nobody_out(service: Service) -> None:
+    with ExitStack() as streams:
+
+        def heartbeat(host: str) -> httpx.Response:
+            stream = service.http.stream("GET", "/gradio_api/heartbeat/x", headers={"X-Forwarded-For": host})
+            return streams.enter_context(stream)
+
+        assert [heartbeat("9.9.9.9").status_code for _ in range(4)] == [200] * 3 + [429]
+        assert [heartbeat("127.0.0.1").status_code for _ in range(46)] == [200] * 45 + [503]
+        for path in ("/", "/healthz"):
+            for host in ("127.0.0.1", "9.9.9.9"):
+                assert service.http.get(path, headers={"X-Forwarded-For": host}).status_code == 200
 
 
 # Uploads
@@ -627,12 +677,55 @@ def test_the_quota_refuses_and_loses_nothing(service: Service) -> None:
     assert Path(service.upload(bytes(20 * 2**20))).exists()
 
 
+def test_what_is_refused_takes_no_room_and_harms_no_upload_beside_it(tmp_path: Path) -> None:
+    part = '--abc\r\nContent-Disposition: form-data; name="files"; filename="x"\r\n\r\nfilm'
+    form = "Content-Type: multipart/form-data; boundary=abc\r\n"
+    with running_small(tmp_path, PNEUMOCAM_UPLOAD_QUOTA="1mb") as service:
+        for _ in range(3):
+            refused = service.http.post("/gradio_api/upload", files={"files": ("x", bytes(2**21))})
+            assert code(refused) == (507, "no_space")
+            assert Path(service.upload(bytes(1000))).exists()
+        for _ in range(3):
+            assert code(service.http.post("/gradio_api/upload", files={"x": (None, bytes(900_000))}))[0] == 400
+        with service.connection() as slow:
+            head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\n{form}Content-Length: {len(part) + 11}\r\n\r\n"
+            slow.sendall((head + part).encode())
+            until(lambda: any(path.is_file() for path in service.uploads().iterdir()))
+            refused = service.http.post("/gradio_api/upload", files={"files": ("x", bytes(2**21))})
+            assert code(refused) == (507, "no_space")
+            slow.sendall(b"\r\n--abc--\r\n")
+            answer = slow.recv(65536)
+            assert b" 200 " in answer.splitlines()[0]
+        assert not any(path.is_file() for path in service.uploads().iterdir())
+
+
 def make_old(service: Service) -> None:
     """Let all uploads be of an hour ago, and wait until they are gone for that."""
     files = [path for path in service.uploads().rglob("*") if path.is_file()]
     for path in files:
         os.utime(path, (time.time() - 3601,) * 2)
     until(lambda: not any(path.exists() for path in files))
+
+
+@pytest.mark.parametrize("under_way", [0, 1])
+def test_an_upload_that_starts_while_others_are_cleared_away_keeps_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, under_way: int
+) -> None:
+    """It starts while the folder is listed, and is still under way when that is done, or not."""
+    (tmp_path / "old").touch()
+    uploads = folder.Uploads(tmp_path)
+    listed = Path.glob
+
+    def glob(path: Path, pattern: str) -> Iterator[Path]:
+        (tmp_path / "new").touch()
+        yield from listed(path, pattern)
+        uploads.receiving = under_way
+        (tmp_path / "newest").touch()
+
+    monkeypatch.setattr(Path, "glob", glob)
+    uploads.clear_orphans()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == ({"old", "new", "newest"} if under_way else {"newest"})
 
 
 # What is kept
@@ -656,6 +749,28 @@ def test_uploads_go_within_the_hour_and_a_page_that_is_still_open_is_told_so(ser
     assert service.join("private", [film(young), 1], "open").status_code == 200
     assert service.events("open")[-2]["success"] is True
     assert code(service.http.get(f"/gradio_api/file={old}")) == (404, "not_found")
+
+
+def test_an_upload_from_before_a_restart_is_gone_and_nothing_else_is_told(service: Service, real: "Page") -> None:
+    base = service.uploads().parent
+    (base.parent / "secret").touch()
+    for path in (base / "run-1-abc/0123/film.png", base / "run-1-abc", base / "run-1-abc/a b/x"):
+        for answer in (
+            service.call("size", [film(str(path))]),
+            service.http.post("/gradio_api/call/v2/size", json={"film": film(str(path))}),
+            service.join("size", [film(str(path)), 1], "x"),
+            service.join("private", [film(str(path)), 1], "x"),
+        ):
+            assert code(answer) == (410, "upload_gone")
+            assert "deleted within the hour. Upload it again" in answer.text
+    for path in (base / "run-1-abc/../secret", base / "secret", base, base.parent / "secret", Path(f"{base}-run-1/x")):
+        assert code(service.call("size", [film(str(path))])) == (422, "not_an_upload")
+    gone = str(real.uploads().parent / "run-1-abc" / "film.png")
+    for image in (gone, film(gone), {"path": gone}, f"{real.url}/gradio_api/file={gone}"):
+        answer = real.tool(image=image, overlay=False)
+        assert answer.status_code == 200
+        assert '"text":"upload_gone: ' in answer.text.replace('": ', '":')
+    assert "not_an_image: " in real.tool(image=str(real.uploads().parent / "secret")).text
 
 
 @pytest.fixture(scope="module")
@@ -900,6 +1015,46 @@ def test_hostile_films_disturb_nobody_and_leave_no_trace(real: Page, bundled: Cl
     assert str(real.uploads()) not in log
     assert "Traceback" not in log
     assert "POST call 200" in log
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ({"id": 1, "method": 5}, "method is no text; expected"),
+        ({"id": 1}, "method is no text; expected"),
+        ({"method": None, "params": {}}, "method is no text; expected"),
+        ({"id": 1, "method": ["tools/list"], MARKER: MARKER}, "method is no text; expected"),
+        ({"id": 1, "result": MARKER}, "The body is no message of MCP; expected"),
+        ({"id": 1, "error": {"code": MARKER}}, "The body is no message of MCP; expected"),
+        ({"id": True, "method": "tools/list"}, "The body is no message of MCP; expected"),
+    ],
+    ids=["number", "none", "null", "list", "result", "error", "id"],
+)
+def test_a_message_that_is_none_of_mcp_is_told_without_internals(
+    real: Page, message: dict[str, Any], said: str
+) -> None:
+    headers = {"Accept": "application/json, text/event-stream"}
+    answer = real.http.post("/gradio_api/mcp/", json={"jsonrpc": "2.0", **message}, headers=headers)
+    assert code(answer) == (400, "bad_request")
+    assert answer.json()["detail"].startswith(said)
+    assert not re.search(f"pydantic|input_value|{MARKER}", answer.text)
+
+
+def test_other_refusals_of_mcp_are_its_own(real: Page) -> None:
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    answer = real.http.post("/gradio_api/mcp/", json=message, headers={"Accept": "text/html"})
+    assert answer.status_code == 406
+    assert answer.json()["error"]["message"].startswith("Not Acceptable")
+    notification = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+    headers = {"Accept": "application/json, text/event-stream"}
+    assert real.http.post("/gradio_api/mcp/", json=notification, headers=headers).status_code == 202
+    ping = real.http.post("/gradio_api/mcp/", json={**message, "method": "ping"}, headers=headers)
+    assert ping.status_code == 200
+    page = real.http.get("/gradio_api/mcp/", headers={"Accept": "text/html"})
+    assert page.headers["content-type"].startswith("text/html")
+    nonce = page.text.partition('<script nonce="')[2].partition('"')[0]
+    assert nonce
+    assert f"'nonce-{nonce}'" in page.headers["content-security-policy"]
 
 
 def test_a_disk_that_fills_up_under_the_page_is_survived(real: Page) -> None:
