@@ -774,7 +774,7 @@ def test_an_upload_from_before_a_restart_is_gone_and_nothing_else_is_told(servic
 
 
 @pytest.fixture(scope="module")
-def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def blocked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Keeps nothing for a second, and waits for nobody; a file lies where its folder of uploads would be."""
     folder = tmp_path_factory.mktemp("hasty")
     (folder / "uploads").write_text("in the way")
@@ -784,20 +784,26 @@ def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     assert list((folder / "uploads").iterdir()) == []  # it was ended, not killed
 
 
-def test_a_folder_that_cannot_be_made_is_said_on_the_page_and_tried_again(hasty: Service) -> None:
+@pytest.fixture
+def hasty(blocked: Service) -> Service:
+    """The same with nothing in the way."""
+    if (blocked.folder / "uploads").is_file():
+        (blocked.folder / "uploads").unlink()
+    return blocked
+
+
+def test_a_folder_that_cannot_be_made_is_said_on_the_page_and_tried_again(blocked: Service) -> None:
     trouble = "The server's disk cannot be written, so films cannot be taken in at the moment."
-    assert trouble in hasty.http.get("/config").text
-    assert any(trouble in line for line in hasty.log)
-    answer = hasty.http.post("/gradio_api/upload", files={"files": ("x", b"x")})
+    assert trouble in blocked.http.get("/config").text
+    assert any(trouble in line for line in blocked.log)
+    answer = blocked.http.post("/gradio_api/upload", files={"files": ("x", b"x")})
     assert code(answer) == (507, "no_space")
     assert answer.json()["detail"].startswith(trouble)
-    (hasty.folder / "uploads").unlink()
-    assert Path(hasty.upload()).parent.parent == hasty.uploads()
+    (blocked.folder / "uploads").unlink()
+    assert Path(blocked.upload()).parent.parent == blocked.uploads()
 
 
 def test_nothing_is_remembered_of_clients_that_went(hasty: Service) -> None:
-    if (hasty.folder / "uploads").is_file():
-        (hasty.folder / "uploads").unlink()
     path = hasty.upload(b"x", "marker.png")
     hasty.http.post("/gradio_api/upload?upload_id=abandoned", files={"files": ("marker-2.png", b"x")})
     hasty.call("size", [film(path)], session_hash="abandoned")
