@@ -92,7 +92,8 @@ class Desk:
     def open(self, event: gr.EventData, films: list[view.Film]) -> dict[str, Any]:
         """One row of the table in full; the network does not run."""
         film = _film(films, event.index)
-        return self._result(films, event.index, load_radiograph(film.path) if "image" in film.row else None)
+        radiograph = load_radiograph(film.path) if "image" in film.row else None
+        return self._result(films, event.index, radiograph) | {"opened": True}
 
     def report(self, event: gr.EventData, films: list[view.Film]) -> str:
         """The report of one film as a file."""
@@ -215,12 +216,15 @@ def build(classifier: Classifier, notice: str | None = None) -> gr.Blocks:
 
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 8}
         outputs = [viewer, table, films, upload]
-        begin = "(files) => { pneumocam.begin(files?.length > 1); return [files]; }"
-        reading = quiet | {"trigger_mode": "always_last"}  # what comes while others are read has its turn after them
-        events = [upload.upload(desk.read, upload, outputs, js=begin, preprocess=False, **reading)]
-        begin = "() => { pneumocam.begin(); return []; }"
-        events += [gallery.ask(desk.pick, None, outputs, js=begin, **reading) for gallery in galleries]
-        events.append(table.ask(desk.open, films, viewer, **quiet | {"trigger_mode": "always_last"}))
+        at_once = quiet | {"trigger_mode": "multiple"}
+        begin = "async (files) => { await pneumocam.begin(files?.length > 1); return [files]; }"
+        readings = [upload.upload(desk.read, upload, outputs, js=begin, preprocess=False, **at_once)]
+        begin = "async () => { await pneumocam.begin(); return []; }"
+        readings += [gallery.ask(desk.pick, None, outputs, js=begin, **at_once) for gallery in galleries]
+        for reading in readings:
+            reading.success(None, None, None, js="() => pneumocam.end()", **quiet)
+            reading.failure(None, None, None, js="() => { pneumocam.failed(); pneumocam.end(); }", **quiet)
+        events = [table.ask(desk.open, films, viewer, **at_once)]
         for part, function in ((table, desk.take), (viewer, desk.report)):
             made = part.make(function, films, saved, **quiet | {"concurrency_limit": 2, "concurrency_id": "files"})
             made.success(None, saved, None, js="(file) => pneumocam.made(file)", **quiet)

@@ -417,18 +417,66 @@ REFUSED = {
 }
 
 
-def test_of_two_rows_chosen_at_once_the_last_is_shown_and_marked(page: Page) -> None:
+@contextmanager
+def held_back(page: Page) -> Iterator[None]:
+    """What Gradio's queue is asked for first has to wait until the end of the block."""
+    held: list[Route] = []
+    page.route("**/queue/join*", lambda route: held.append(route), times=1)
+    yield
+    held[0].continue_()
+
+
+def test_of_two_rows_chosen_at_once_the_last_is_shown_and_marked_whatever_comes_last(page: Page) -> None:
     give(page, *EXAMPLES[:6])
     expect(page.locator(".compare")).to_contain_text(EN["finished"].format(answered=6, total=6))
-    page.locator(".compare").evaluate("x => [2, 5].forEach((i) => x.querySelectorAll('button.name')[i].click())")
+    page.evaluate("""() => {
+      const view = pneumocam.shown, show = view.show;
+      view.show = (value) => {
+        (window.came ??= []).push(value?.index);
+        return show.call(view, value);
+      };
+    }""")
+    with held_back(page):
+        with page.expect_request("**/queue/join*"):
+            page.locator(".compare button.name").nth(2).click()
+        page.locator(".compare button.name").nth(5).click()
+        answered(page, EXAMPLES[5].name)
+    page.wait_for_function("window.came.includes(2)")
     answered(page, EXAMPLES[5].name)
     expect(page.locator(".compare tr[aria-current]")).to_contain_text(EXAMPLES[5].name)
 
 
+def test_of_two_examples_chosen_at_once_the_last_is_shown(page: Page) -> None:
+    with held_back(page):
+        with page.expect_request("**/queue/join*"):
+            page.locator("#examples button").nth(0).click()
+        page.locator("#examples button").nth(4).click()
+    answered(page, EN["truth"].format(label=EN["label_BACTERIAL"]))
+
+
+def test_an_example_chosen_while_films_are_read_comes_after_them_and_alone(page: Page) -> None:
+    page.evaluate("""() => {
+      const table = pneumocam.compared, show = table.show;
+      table.show = (value) => {
+        show.call(table, value);
+        if (value?.rows?.length === 1) document.querySelector("#examples button").click();
+      };
+    }""")
+    give(page, *EXAMPLES[:6])
+    answered(page, EN["truth"].format(label=EN["label_NORMAL"]))
+    expect(page.locator(".compare")).to_have_count(0)
+
+
 def test_a_film_opened_while_others_are_read_stays(page: Page) -> None:
-    give(page, *EXAMPLES)
-    page.locator(".compare button.name").first.click()
-    expect(page.locator(".compare")).to_contain_text(EN["finished"].format(answered=16, total=16))
+    page.evaluate("""() => {
+      const table = pneumocam.compared, show = table.show;
+      table.show = (value) => {
+        show.call(table, value);
+        if (value?.rows?.length === 1) table.choose(0);
+      };
+    }""")
+    give(page, *EXAMPLES, *EXAMPLES)
+    expect(page.locator(".compare")).to_contain_text(EN["finished"].format(answered=32, total=32))
     answered(page, EXAMPLES[0].name)
 
 
@@ -475,6 +523,9 @@ def test_a_refused_call_is_told_in_the_readers_language_and_takes_nothing_away(v
     page.locator(".compare button.name").first.click()
     answered(page, EXAMPLES[0].name)
     page.route("**/queue/join*", lambda route: route.fulfill(**REFUSED))
+    with page.expect_response("**/queue/join*"):
+        page.locator(".compare button.name").nth(1).click()
+    expect(page.locator(".compare tr[aria-current]")).to_contain_text(EXAMPLES[0].name)
     give(page, *EXAMPLES[2:4])
     expect(page.locator(".compare")).to_contain_text(EXAMPLES[0].name)
     answered(page, EXAMPLES[0].name)

@@ -257,11 +257,21 @@
     build();
   };
 
-  /** Before Python is asked for one film, or for many. */
-  pneumocam.begin = (many) => {
+  // Whoever asks while others are read waits until they are; Gradio's own "always_last" would repeat the first event.
+  const waiting = [];
+  let last = Promise.resolve();
+
+  /** Before Python is asked for one film, or for many; resolves when it is their turn. */
+  pneumocam.begin = async (many) => {
+    const before = last;
+    last = new Promise((resolve) => waiting.push(resolve));
+    await before;
     pneumocam.compared.begin();
     pneumocam.shown.begin(many);
   };
+
+  /** Python has answered what was begun first, or refused to. */
+  pneumocam.end = () => waiting.shift()();
 
   /** Python has made a file: `file` is Gradio's FileData. */
   pneumocam.made = (file) => {
@@ -271,9 +281,11 @@
   };
 
   pneumocam.failed = () => {
-    pneumocam.compared.restore();
-    pneumocam.shown.restore();
-    pneumocam.compared.ready(text("failed"));
-    pneumocam.shown.ready(text("failed"));
+    const { compared, shown } = pneumocam;
+    compared.restore();
+    shown.restore();
+    compared.open = compared.value && shown.row ? shown.index : null;
+    compared.ready(text("failed"));
+    shown.ready(text("failed"));
   };
 })();

@@ -36,9 +36,11 @@
       this.build();
     }
 
-    /** `value`: {row, film} as Python made it, or null. */
+    /** `value`: {row, index, film, truth, opened} as Python made it, or null. */
     async show(value) {
-      if (value && pneumocam.compared?.cleared) return; // of films that are still being read
+      const { cleared, open } = pneumocam.compared ?? {};
+      if (value && cleared) return; // of films that are still being read
+      if (value?.opened && value.index !== open) return; // another row was chosen in the meantime
       if (value) pneumocam.compared.kept = this.kept = null;
       this.busy = null;
       this.row = value?.row ?? null;
