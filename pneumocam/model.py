@@ -24,6 +24,7 @@ import torch
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, yet not in __all__
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data import create_transform
@@ -163,13 +164,12 @@ def eval_transform(preprocessing: Mapping[str, Any]) -> Callable[[Radiograph], T
     """`Radiograph` -> `(C, H, W)` float32 by timm's own evaluation transform; C is 1, or 3 for grey repeated."""
     keys = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
     transform = create_transform(**{key: preprocessing[key] for key in keys})
-    mode = "L" if preprocessing["input_size"][0] == 1 else "RGB"
+    # No closure, so that it can be sent to data loading processes where these are not forked.
+    return partial(_transformed, transform, "L" if preprocessing["input_size"][0] == 1 else "RGB")
 
-    def apply(radiograph: Radiograph) -> Tensor:
-        tensor: Tensor = transform(radiograph.to_pil().convert(mode))  # (C, H, W)
-        return tensor
 
-    return apply
+def _transformed(transform: Callable[[Image.Image], Tensor], mode: str, radiograph: Radiograph) -> Tensor:
+    return transform(radiograph.to_pil().convert(mode))
 
 
 @dataclass(frozen=True, eq=False)

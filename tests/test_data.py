@@ -25,7 +25,17 @@ from torch.utils.data import DataLoader
 import train.data
 from pneumocam.image import Radiograph
 from tests.conftest import SUBTYPES, write_kaggle_folder
-from train.data import DataError, Film, FilmDataset, Manifest, build_manifest, fetch, labelled_folder, train_transform
+from train.data import (
+    Augmentation,
+    DataError,
+    Film,
+    FilmDataset,
+    Manifest,
+    build_manifest,
+    fetch,
+    labelled_folder,
+    train_transform,
+)
 
 SIDES = ("train", "val", "test")
 # scikit-learn's remark on a class smaller than the number of folds; made-up folders have such classes.
@@ -466,6 +476,15 @@ def test_augmentation_gives_one_size_and_type_for_any_image(channels: int, shape
         assert augmented.shape == (channels, 48, 48)
         assert augmented.min() >= -2
         assert augmented.max() <= 2
+
+
+def test_what_is_beyond_the_middle_is_not_seen() -> None:
+    image = torch.full((1, 90, 60), 255, dtype=torch.uint8)
+    image[:, 18:72, 12:48] = 0
+    plain = Augmentation(1, 1, 1, 0, 0, 0, 0, 0)
+    torch.manual_seed(0)
+    assert (train_transform(32, [0.5], [0.25], plain, crop_pct=0.6)(image) == -2).all()
+    assert (train_transform(32, [0.5], [0.25], plain, crop_pct=0.7)(image) > -2).any()
 
 
 def test_jpeg_is_that_of_the_quality_drawn() -> None:

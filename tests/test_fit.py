@@ -4,6 +4,8 @@ import csv
 import json
 import math
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,9 +24,10 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import log_loss, roc_auc_score
 
 from pneumocam import Classifier, load_radiograph
+from pneumocam.model import eval_transform
 from tests.conftest import SUBTYPES, write_kaggle_folder
-from train.data import DataError, Film, Manifest
-from train.fit import Config, create_model, fit, main, soft_targets
+from train.data import DataError, Film, FilmDataset, Manifest
+from train.fit import Config, create_model, fit, main, read_config, soft_targets, training_films
 
 COLUMNS = ["seed", "epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_auroc", "seconds"]
 ROOT = Path(__file__).parents[1]
@@ -200,6 +203,67 @@ def test_consistency_takes_two_views_of_a_film_for_as_many_pictures_a_batch(trai
     assert float(row["train_accuracy"]) * 120 == pytest.approx(round(float(row["train_accuracy"]) * 120))
     # The divergence comes on top of the same loss; from scratch, two views hardly differ after one epoch.
     assert math.isfinite(float(row["train_loss"]))
+
+
+def test_what_a_student_learns_is_what_its_teacher_answers(trained: Config, tmp_path: Path) -> None:
+    teacher = tmp_path / "teacher"
+    shutil.copytree(trained.out / "bundle", teacher)
+    weights = load_file(teacher / "model.safetensors")
+    swapped = [2, 1, 0]  # it calls NORMAL what is VIRAL
+    save_file(weights | {key: weights[key][swapped] for key in ("fc.weight", "fc.bias")}, teacher / "model.safetensors")
+    config = replace(trained, out=tmp_path / "run", calibrate=False, teacher=teacher, distillation=1.0)
+    fit(config)
+    # By the films' own labels, what `test_it_learns` learns at this length ranks above 0.95.
+    assert float(log(config.out)[-1]["val_auroc"]) < 0.5
+    training = bundle_json(config)["training"]
+    revision = Classifier.from_pretrained(f"local-dir:{teacher}").revision
+    assert training["recipe"].items() >= {"teacher": revision, "distillation": 1.0}.items()
+    assert read_config(config.out) == config
+
+
+def test_a_teacher_that_may_know_the_answers_or_sees_otherwise_is_refused(trained: Config, tmp_path: Path) -> None:
+    config = small(trained, tmp_path / "run", teacher=trained.out / "bundle")
+    with pytest.raises(DataError, match=r"its manifest_sha256 is .*; this run needs"):
+        fit(replace(config, split_seed=1))
+    for change in ({"image_size": 96}, {"crop_pct": 0.8}):
+        with pytest.raises(DataError, match=r"its preprocessing is .*'crop_pct': \[1.0\].*; this run needs"):
+            fit(replace(config, out=tmp_path / str(change), **change))
+    with pytest.raises(DataError, match=r"--teacher .*absent cannot be loaded: "):
+        fit(replace(config, out=tmp_path / "other", teacher=tmp_path / "absent"))
+
+
+def test_the_middle_of_a_film_is_what_training_and_use_see(trained: Config, tmp_path: Path) -> None:
+    config = small(trained, tmp_path / "run", crop_pct=0.5)
+    fit(config)
+    classifier = Classifier.from_pretrained(f"local-dir:{config.out / 'bundle'}")
+    pixels = np.full((200, 120), 255, np.uint8)
+    pixels[50:150, 30:90] = 0
+    frame = Image.fromarray(pixels)
+    assert classifier.preprocessing["crop_pct"] == 0.5
+    assert np.unique(classifier.transform(load_radiograph(frame))[:, 2:-2, 2:-2]).size == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"crop_pct": 0.05}, r"crop_pct is 0.05; expected a share from 0.1 to 1"),
+        ({"distillation": 1.5}, r"distillation is 1.5; expected a share from 0 to 1"),
+    ],
+)
+def test_shares_that_are_none_are_refused(trained: Config, tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        fit(replace(small(trained, tmp_path / "run"), **change))
+    assert not (tmp_path / "run").exists()
+
+
+def test_films_can_be_sent_to_processes_that_are_not_forked(trained: Config) -> None:
+    roots = [Path(trained.data[0])]
+    manifest = Manifest.read(trained.out / "manifest.csv", roots)
+    _, preprocessing = create_model(trained, len(SUBTYPES))
+    validation = FilmDataset(manifest.split("val"), roots, SUBTYPES, eval_transform(preprocessing))
+    for films in (training_films(trained, manifest, roots, preprocessing), validation):
+        sent: FilmDataset = pickle.loads(pickle.dumps(films))
+        assert torch.equal(sent[0][0], films[0][0])
 
 
 # --- going on

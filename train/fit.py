@@ -44,7 +44,7 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from pneumocam.image import Radiograph
-from pneumocam.model import SCHEMA_VERSION, eval_transform
+from pneumocam.model import SCHEMA_VERSION, BundleError, Classifier, eval_transform
 from train.calibrate import calibrate
 from train.data import (
     Augmentation,
@@ -85,6 +85,8 @@ class Config:
     """Side in pixels of the random crops trained on."""
     image_size: int = 192
     """Side in pixels that the whole radiograph is squashed to for validation and use."""
+    crop_pct: float = 1.0
+    """Share of each side of a film, around its middle, that the network sees in training and in use; 0.1 to 1."""
     drop_rate: float = 0.2
     """Dropout before the classifier."""
     drop_path_rate: float | None = None
@@ -107,6 +109,10 @@ class Config:
     """Share of a BACTERIAL or VIRAL label that goes to the other of the two, whose labels are noisy."""
     consistency: float = 0.0
     """Weight of the divergence between the answers to two views of a film; above 0, a batch is half as many films."""
+    teacher: Path | None = None
+    """A bundle to distil: a network of the same labels and preprocessing, trained on the same split."""
+    distillation: float = 0.5
+    """Share of a film's label that is the teacher's calibrated answer to the same view of it."""
     augment: Augmentation = field(default_factory=Augmentation)
     balance_classes: bool = True
     """Weight the loss by inverse class frequency."""
@@ -175,6 +181,9 @@ def fit(config: Config) -> Path:
     val_loader = DataLoader(validation, config.batch_size, num_workers=config.workers)
     ddp_model, optimizer, loader, val_loader = accelerator.prepare(model, optimizer, loader, val_loader)
 
+    teacher = load_teacher(config, manifest, pretrained_cfg)
+    if teacher:
+        teacher.network.to(accelerator.device, memory_format=torch.channels_last)
     targets = soft_targets(config, label_names).to(accelerator.device)  # (K, K)
     class_weights = torch.ones(len(label_names), device=accelerator.device)
     if config.balance_classes:
@@ -210,12 +219,17 @@ def fit(config: Config) -> Path:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step)
             images = images.view(-1, config.in_chans, *images.shape[2:])  # (B * views, C, H, W)
+            images = images.contiguous(memory_format=torch.channels_last)
             labels = labels.repeat_interleave(views)  # (B * views,)
+            target = targets[labels]  # (B * views, K)
             with accelerator.autocast():
-                logits = ddp_model(images.contiguous(memory_format=torch.channels_last))  # (B * views, K)
+                logits = ddp_model(images)  # (B * views, K)
+                if teacher:
+                    answer = (teacher.head(teacher.features(images)).detach() / teacher.temperature).softmax(1)
+                    target = target.lerp(answer.to(target), config.distillation)
             log_p = F.log_softmax(logits.float(), dim=1)
             weight = class_weights[labels]
-            loss = -(weight * (targets[labels] * log_p).sum(1)).sum() / weight.sum()
+            loss = -(weight * (target * log_p).sum(1)).sum() / weight.sum()
             if config.consistency:
                 one, other = log_p[0::2], log_p[1::2]
                 # Jeffreys' divergence: the Kullback-Leibler divergence both ways.
@@ -297,19 +311,47 @@ def create_model(config: Config, num_classes: int) -> tuple[Any, dict[str, Any]]
     preprocessing = {
         "input_size": (config.in_chans, config.image_size, config.image_size),
         "interpolation": "bicubic",
-        "crop_pct": 1.0,
+        "crop_pct": config.crop_pct,
         "crop_mode": "squash",
         **channels,
     }
     return model, preprocessing
 
 
+def load_teacher(config: Config, manifest: Manifest, preprocessing: dict[str, Any]) -> Classifier | None:
+    """What config.teacher names, if it may teach this run.
+
+    Hinton et al. 2015; on the same view of a film as the student, as Beyer et al. 2022 found best.
+
+    Raises:
+        DataError: it is no bundle, was trained on another split (so that it may know films that are validated on
+            here), or its labels or preprocessing are not this run's.
+    """
+    if config.teacher is None:
+        return None
+    try:
+        teacher = Classifier.from_pretrained(f"local-dir:{config.teacher}")
+    except BundleError as error:
+        raise DataError(f"--teacher {config.teacher} cannot be loaded: {error}") from error
+    its, ours = ({k: np.ravel(v).tolist() for k, v in p.items()} for p in (teacher.preprocessing, preprocessing))
+    facts = {
+        "manifest_sha256": (teacher.training.get("manifest_sha256"), manifest.sha256),
+        "label_names": (teacher.label_names, manifest.label_names),
+        "preprocessing": (its, ours),
+    }
+    for name, (theirs, expected) in facts.items():
+        if theirs != expected:
+            raise DataError(f"--teacher {config.teacher}: its {name} is {theirs}; this run needs {expected}.")
+    return teacher
+
+
 def training_films(
     config: Config, manifest: Manifest, roots: list[Path], preprocessing: dict[str, Any], *, views: int = 1
 ) -> FilmDataset:
     """The films trained on, augmented as the config says."""
-    augment = train_transform(config.train_size, preprocessing["mean"], preprocessing["std"], config.augment)
-    films, apply = manifest.split("train"), _on_pixels(augment, config.in_chans)
+    mean, std = preprocessing["mean"], preprocessing["std"]
+    augment = train_transform(config.train_size, mean, std, config.augment, crop_pct=config.crop_pct)
+    films, apply = manifest.split("train"), partial(_on_pixels, augment, config.in_chans)
     return FilmDataset(films, roots, manifest.label_names, apply, seed=config.seed, views=views)
 
 
@@ -384,7 +426,7 @@ def read_config(run: Path) -> Config:
     """The config that a run was started with."""
     values = json.loads((run / "config.json").read_text())
     values |= {"data": tuple(values["data"]), "out": run, "augment": Augmentation(**values["augment"])}
-    values["manifest"] = values["manifest"] and Path(values["manifest"])
+    values |= {name: Path(values[name]) for name in ("manifest", "teacher") if values.get(name)}
     return Config(**values)
 
 
@@ -394,6 +436,9 @@ def _run_config(config: Config) -> Config:
         if not (config.out / "config.json").is_file():
             raise DataError(f"--resume: {config.out} holds no run (no config.json). Leave --resume out to start one.")
         return replace(read_config(config.out), resume=True, workers=config.workers)
+    for name, least in (("crop_pct", 0.1), ("distillation", 0.0)):
+        if not least <= getattr(config, name) <= 1:
+            raise DataError(f"{name} is {getattr(config, name)}; expected a share from {least:g} to 1.")
     if not config.data:
         raise DataError("No data: give --data DIR (Kaggle's layout), kaggle:owner/name or hf-dataset:owner/name.")
     if (config.out / "last.pt").exists():
@@ -421,13 +466,10 @@ def soft_targets(config: Config, label_names: tuple[str, ...]) -> Tensor:
     return (1 - config.label_smoothing) * soft + config.label_smoothing / len(label_names)
 
 
-def _on_pixels(transform: v2.Transform, channels: int) -> Callable[[Radiograph], Tensor]:
-    def apply(radiograph: Radiograph) -> Tensor:
-        pixels = torch.tensor(radiograph.pixels)[None]  # (1, H, W)
-        image: Tensor = transform(pixels.expand(channels, -1, -1))  # (C, size, size)
-        return image
-
-    return apply
+def _on_pixels(transform: v2.Transform, channels: int, radiograph: Radiograph) -> Tensor:
+    pixels = torch.tensor(radiograph.pixels)[None]  # (1, H, W)
+    image: Tensor = transform(pixels.expand(channels, -1, -1))  # (C, size, size)
+    return image
 
 
 def _warmup_cosine(peak: float, warmup: int, total: int) -> Callable[[int], float]:
@@ -465,6 +507,7 @@ def _provenance(config: Config, manifest: Manifest, history: list[Row]) -> dict[
     elsewhere = ("data", "out", "resume", "manifest", "workers", "calibrate", "seed")
     recipe = {name: value for name, value in asdict(config).items() if name not in elsewhere}
     recipe["init"] = Path(config.init).name
+    recipe["teacher"] = config.teacher and Classifier.from_pretrained(f"local-dir:{config.teacher}").revision
     run = {
         "seed": config.seed,
         "epochs": len(history),
