@@ -38,10 +38,14 @@ FIGURES = {
 
 
 def changed(config: Config) -> str:
-    """The flags that are not at their defaults."""
+    """The flags that are not at their defaults; of a teacher's bundle the folder, its own seed as SEED."""
     given, default = _flat(asdict(config)), _flat(asdict(Config()))
     names = [name for name in given if given[name] != default[name] and name.split(".")[0] not in NOT_THE_RECIPE]
-    return " ".join(f"--{name.replace('_', '-')} {given[name]:g}" for name in names) or "(the defaults)"
+    values = {name: f"{given[name]:g}" if isinstance(given[name], float) else str(given[name]) for name in names}
+    if config.teacher:
+        values["teacher"] = config.teacher.resolve().parent.name.replace(f"-{config.seed}", "-SEED")
+        values["distillation"] = f"{config.distillation:g}"
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values.items()) or "(the defaults)"
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
