@@ -74,6 +74,14 @@ def _stretched(film: Picture) -> bytes:
     return _png(ImageOps.autocontrast(film, cutoff=2))
 
 
+def _toned(film: Picture, *, highlights: bool) -> bytes:
+    """What is brighter than half, or else darker, loses seven tenths of its contrast."""
+    curve = np.arange(256.0)
+    part = curve > 127.5 if highlights else curve < 127.5
+    curve[part] = 127.5 + 0.3 * (curve[part] - 127.5)
+    return _png(film.point(curve.round().astype(int).tolist()))
+
+
 def _encoded_as(film: Picture, pneumonia: bool) -> bytes:
     width, height, quality = ENCODINGS["PNEUMONIA" if pneumonia else "NORMAL"]
     return _jpeg(film.resize((width, height), Image.Resampling.BICUBIC), quality)
@@ -96,6 +104,8 @@ COUNTERFACTUALS: dict[str, Callable[[Picture, bool], bytes]] = {
     "padded": lambda film, _: _padded(film),
     "blurred": lambda film, _: _blurred(film),
     "stretched histogram": lambda film, _: _stretched(film),
+    "flat highlights": lambda film, _: _toned(film, highlights=True),
+    "flat shadows": lambda film, _: _toned(film, highlights=False),
     "own class's encoding": lambda film, pneumonia: _encoded_as(film, pneumonia),
     "other class's encoding": lambda film, pneumonia: _encoded_as(film, not pneumonia),
     "own class's encoding, small": lambda film, pneumonia: _copied_as(film, pneumonia),

@@ -368,6 +368,8 @@ class Augmentation:
     """How often Gaussian noise is added."""
     photometric: float = 1.0
     """Strength of the changes of brightness, contrast and gamma, from 0."""
+    tone: float = 0.5
+    """How often a random tone curve is laid over the film."""
 
 
 def train_transform(
@@ -382,7 +384,7 @@ def train_transform(
 
     Zoom, shear, rotation and flip as in the notebook that this project set out to surpass. The others take away what
     tells this dataset's classes apart without a look at the lungs: JPEG quality, noise, sharpness, pixel size, aspect
-    ratio and exposure. Of each side, `crop_pct` around the middle is used, as timm's evaluation does.
+    ratio, exposure and tone. Of each side, `crop_pct` around the middle is used, as timm's evaluation does.
     """
     a = augment or Augmentation()
     scale = None if a.zoom_out == 1 else (a.zoom_out, 1.0)
@@ -397,6 +399,7 @@ def train_transform(
             ),
             v2.RandomHorizontalFlip(),
             v2.RandomApply([v2.Lambda(_random_sharpness)], p=a.sharpness),
+            v2.RandomApply([v2.Lambda(_random_tone)], p=a.tone),
             v2.RandomAutocontrast(p=0.2 * min(a.photometric, 1)),
             v2.ColorJitter(brightness=0.25 * a.photometric, contrast=0.4 * a.photometric),
             v2.RandomApply([v2.Lambda(_random_gamma)], p=0.5 * min(a.photometric, 1)),
@@ -431,6 +434,22 @@ def _random_sharpness(image: torch.Tensor) -> torch.Tensor:
     width = 2 * math.ceil(2 * sigma) + 1
     smooth: torch.Tensor = v2.functional.gaussian_blur(image, [width, width], [sigma, sigma]).float()
     return (smooth + (1 + gain) * (image - smooth)).round().clamp(0, 255).to(torch.uint8)
+
+
+def _random_tone(image: torch.Tensor) -> torch.Tensor:
+    """Grey values along a rising cubic Bezier curve from (0, 0) to (1, 1) with random control points.
+
+    The nonlinear transformation of Models Genesis (Zhou et al. 2019), as detectors, developers and whoever exported a
+    film differ in how much of the bright and of the dark they tell apart.
+    """
+    x1, y1, x2, y2 = torch.rand(4)
+    t = torch.linspace(0, 1, 1024)
+
+    def bezier(first: torch.Tensor, second: torch.Tensor) -> np.ndarray:
+        return (3 * (1 - t) ** 2 * t * first + 3 * (1 - t) * t**2 * second + t**3).numpy()
+
+    curve = np.interp(np.linspace(0, 1, 256), bezier(x1, x2), bezier(y1, y2))
+    return torch.from_numpy((curve * 255).round().astype(np.uint8))[image.long()]
 
 
 def _random_gamma(image: torch.Tensor) -> torch.Tensor:
