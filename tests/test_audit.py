@@ -95,6 +95,19 @@ def test_blur_takes_detail_away_and_stretching_fills_the_range() -> None:
     assert (stretched.min(), stretched.max()) == (0, 255)
 
 
+def test_flat_highlights_and_shadows_leave_the_other_half_as_it_was() -> None:
+    ramp = Image.fromarray(np.arange(256, dtype=np.uint8).repeat(64).reshape(64, 256, order="F"))
+    bright, dark = (
+        np.asarray(opened(COUNTERFACTUALS[f"flat {part}"](ramp, True)), dtype=int)[0]
+        for part in ("highlights", "shadows")
+    )
+    assert bright[:128].tolist() == list(range(128))
+    assert dark[128:].tolist() == list(range(128, 256))
+    for flat in (bright[128:], dark[:128]):
+        assert np.polyfit(np.arange(128), flat, 1)[0] == pytest.approx(0.3, abs=0.01)
+    assert (bright[-1], dark[0]) == (166, 89)
+
+
 @pytest.mark.parametrize(
     ("pneumonia", "other", "size", "quality"),
     [

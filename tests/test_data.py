@@ -1,6 +1,7 @@
 """Folders, names and duplicates; a split that cannot leak; where data comes from; what an epoch looks like."""
 
 import hashlib
+import math
 import pickle
 import random
 import shutil
@@ -499,6 +500,23 @@ def test_jpeg_is_that_of_the_quality_drawn() -> None:
     assert saved.shape == image.shape
     assert all(np.array_equal(channel.numpy(), expected) for channel in saved)
     assert not torch.equal(saved, image)
+
+
+def test_a_tone_curve_rises_from_black_to_white_through_the_points_drawn() -> None:
+    ramp = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16).expand(3, -1, -1)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        toned = train.data._random_tone(ramp)
+        torch.manual_seed(seed)
+        x1, y1, x2, y2 = torch.rand(4).tolist()
+        curve = toned[0].flatten().int()
+        assert toned.dtype == torch.uint8
+        assert all(torch.equal(channel, toned[0]) for channel in toned)
+        assert (curve[0], curve[-1]) == (0, 255)
+        assert (curve.diff() >= 0).all()
+        halfway_x, halfway_y = (255 * (3 * a + 3 * b + 1) / 8 for a, b in ((x1, x2), (y1, y2)))
+        around = curve[math.floor(halfway_x) : math.floor(halfway_x) + 2]
+        assert around.min() - 1 <= halfway_y <= around.max() + 1
 
 
 @pytest.fixture
