@@ -368,7 +368,7 @@ class Augmentation:
     """How often Gaussian noise is added."""
     photometric: float = 1.0
     """Strength of the changes of brightness, contrast and gamma, from 0."""
-    tone: float = 0.5
+    tone: float = 0.9
     """How often a random tone curve is laid over the film."""
 
 

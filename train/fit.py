@@ -92,7 +92,7 @@ class Config:
     drop_path_rate: float | None = None
     """Stochastic depth, for the architectures that have it."""
 
-    epochs: int = 8
+    epochs: int = 12
     batch_size: int = 32
     """Per process."""
     opt: Literal["adam", "adamw", "nadamw", "radam", "adamp", "adan"] = "adamw"
