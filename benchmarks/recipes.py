@@ -24,7 +24,7 @@ from train.evaluate import draw_audit
 from train.fit import Config, read_config
 
 HERE = Path(__file__).parent
-NOT_THE_RECIPE = ("data", "out", "resume", "manifest", "workers", "calibrate", "seed", "init")
+NOT_THE_RECIPE = ("data", "out", "resume", "manifest", "workers", "calibrate", "seed", "init", "teacher")
 FIGURES = {
     "AUROC": ("binary", "auroc", "value"),
     "AUROC, worst": ("audit", "counterfactuals", "worst", "auroc", "value"),
@@ -37,14 +37,13 @@ FIGURES = {
 }
 
 
-def changed(config: Config) -> str:
-    """The flags that are not at their defaults; of a teacher's bundle the folder, its own seed as SEED."""
-    given, default = _flat(asdict(config)), _flat(asdict(Config()))
+def changed(recipe: dict[str, Any]) -> str:
+    """The flags that are not at their defaults."""
+    given, default = _flat(recipe), _flat(asdict(Config()))
     names = [name for name in given if given[name] != default[name] and name.split(".")[0] not in NOT_THE_RECIPE]
     values = {name: f"{given[name]:g}" if isinstance(given[name], float) else str(given[name]) for name in names}
-    if config.teacher:
-        values["teacher"] = config.teacher.resolve().parent.name.replace(f"-{config.seed}", "-SEED")
-        values["distillation"] = f"{config.distillation:g}"
+    if recipe.get("teacher"):
+        values["distillation"] = f"{given['distillation']:g}"
     return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values.items()) or "(the defaults)"
 
 
@@ -73,12 +72,12 @@ def over_seeds(values: list[float]) -> str:
 def _averages(bundles: list[Path]) -> list[str]:
     """A table with a row for each average of seeds, measured on all films."""
     figures = FIGURES | {"ECE": ("binary", "ece", "value")}
-    lines = [f"| averaged seeds | {' | '.join(figures)} |", "|---" * (1 + len(figures)) + "|"]
+    lines = [f"| averaged seeds | flags | {' | '.join(figures)} |", "|---" * (2 + len(figures)) + "|"]
     for bundle in bundles:
         measured = json.loads((bundle / "metrics.json").read_text())
-        seeds = len(json.loads((bundle / "pneumocam.json").read_text())["training"]["runs"])
+        training = json.loads((bundle / "pneumocam.json").read_text())["training"]
         cells = [f"{_figure(measured, path):.3f}" for path in figures.values()]
-        lines.append(f"| {seeds} | {' | '.join(cells)} |")
+        lines.append(f"| {len(training['runs'])} | `{changed(training['recipe'])}` | {' | '.join(cells)} |")
     return lines
 
 
@@ -88,7 +87,7 @@ def main(folders: list[Path], averaged: list[Path]) -> None:
         recipe, _, seed = folder.name.rpartition("-")
         measured = json.loads((folder / "audit" / "metrics.json").read_text())
         metrics[recipe].append(measured)
-        flags[recipe] = changed(read_config(folder))
+        flags[recipe] = changed(asdict(read_config(folder)))
         figures = {name: round(_figure(measured, path), 4) for name, path in FIGURES.items()}
         worst = measured["audit"]["counterfactuals"]["worst"]["auroc"]["counterfactual"]
         audited = measured["audit"]["counterfactuals"]["n"]
