@@ -28,7 +28,7 @@ from pneumocam.saliency import DISCLAIMER
 from tests.conftest import EXAMPLES
 
 DATE = datetime.date(2026, 3, 9)
-BACTERIAL, DOUBTFUL = EXAMPLES[8], EXAMPLES[0]
+BACTERIAL, DOUBTFUL = EXAMPLES[8], EXAMPLES[3]
 MakeBundle = Callable[..., Path]
 
 

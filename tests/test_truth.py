@@ -10,6 +10,7 @@ from PIL import Image
 from pneumocam import Classifier, predict
 from pneumocam.cli import main
 from tests.conftest import EXAMPLES
+from train.audit import COUNTERFACTUALS
 
 
 def as_they_are(film: Path, folder: Path) -> None:
@@ -26,8 +27,13 @@ def as_small_jpeg(film: Path, folder: Path) -> None:
         picture.save(folder / film.name, quality=50)
 
 
+def with_flat_highlights(film: Path, folder: Path) -> None:
+    with Image.open(film) as picture:
+        (folder / f"{film.stem}.png").write_bytes(COUNTERFACTUALS["flat highlights"](picture.convert("L"), False))
+
+
 @pytest.mark.usefixtures("bundled")  # without it, the failure is the model's absence and not the command's
-@pytest.mark.parametrize("save", [as_they_are, as_png, as_small_jpeg])
+@pytest.mark.parametrize("save", [as_they_are, as_png, as_small_jpeg, with_flat_highlights])
 def test_fourteen_of_sixteen_are_told_apart_and_no_mistake_is_a_sure_one(
     save: Callable[[Path, Path], None], tmp_path: Path
 ) -> None:

@@ -51,7 +51,7 @@ class Config:
     out: Path | None = None
     """Where metrics.json and the figures go; by default the bundle's folder for `val`, else no default."""
     audit: bool = True
-    """Judge films in fifteen other files too, and what tells the classes apart without lungs."""
+    """Judge films in seventeen other files too, and what tells the classes apart without lungs."""
     audit_films: int | None = None
     """Audit about so many films only, whole patients drawn by the seed; by default all of them."""
     originals: Path | None = None

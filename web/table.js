@@ -21,7 +21,7 @@
     show(value) {
       if (value && this.cleared) return; // of films that are still being read
       if (value) this.kept = null;
-      const begins = !value || value.rows.length <= 1;
+      const begins = !value || !this.value;
       if (begins) Object.assign(this, { open: null, sort: null, drawn: new Map() });
       this.value = value;
       if (begins || !this.rows) this.build();
@@ -56,8 +56,9 @@
           this.note,
           this.bar,
           (this.choice = this.points()),
-          make("div.wide", { role: "region", tabindex: "0", "aria-labelledby": "compare-title" }, make("table", { role: "table" }, make("thead", { role: "rowgroup" }, make("tr", { role: "row" }, ...this.headings)), this.rows)),
+          // Above the table, which grows while it is read: below it they would move away under the pointer.
           make("div.choices", {}, ...this.takes, make("button", { type: "button", onclick: () => this.clear() }, text("clear"))),
+          make("div.wide", { role: "region", tabindex: "0", "aria-labelledby": "compare-title" }, make("table", { role: "table" }, make("thead", { role: "rowgroup" }, make("tr", { role: "row" }, ...this.headings)), this.rows)),
         ),
       );
       this.fill();
