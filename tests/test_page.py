@@ -431,9 +431,9 @@ def test_of_two_rows_chosen_at_once_the_last_is_shown_and_marked_whatever_comes_
     expect(page.locator(".compare")).to_contain_text(EN["finished"].format(answered=6, total=6))
     page.evaluate("""() => {
       const view = pneumocam.shown, show = view.show;
-      view.show = (value) => {
+      view.show = async (value) => {
+        await show.call(view, value);
         (window.came ??= []).push(value?.index);
-        return show.call(view, value);
       };
     }""")
     with held_back(page):

@@ -276,7 +276,7 @@ def fit(config: Config) -> Path:
     if accelerator.is_main_process:
         ema.module.load_state_dict(best)
         bundle = config.out / "bundle"
-        save_bundle(ema.module, bundle, label_names, pretrained_cfg, _provenance(config, manifest, history))
+        save_bundle(ema.module, bundle, label_names, pretrained_cfg, _provenance(config, manifest, history, teacher))
         write_log({config.seed: history}, bundle)
         if config.calibrate:
             calibrate(bundle, manifest.split("val"), roots)
@@ -502,12 +502,12 @@ def _validation_figures(logits: np.ndarray, labels: np.ndarray, label_names: tup
     }
 
 
-def _provenance(config: Config, manifest: Manifest, history: list[Row]) -> dict[str, Any]:
+def _provenance(config: Config, manifest: Manifest, history: list[Row], teacher: Classifier | None) -> dict[str, Any]:
     # Where a run was, or that it was broken off, makes no difference to what came of it.
     elsewhere = ("data", "out", "resume", "manifest", "workers", "calibrate", "seed")
     recipe = {name: value for name, value in asdict(config).items() if name not in elsewhere}
     recipe["init"] = Path(config.init).name
-    recipe["teacher"] = config.teacher and Classifier.from_pretrained(f"local-dir:{config.teacher}").revision
+    recipe["teacher"] = teacher and teacher.revision
     run = {
         "seed": config.seed,
         "epochs": len(history),
