@@ -157,10 +157,15 @@ def by_compression(encoded: Iterable[bytes], _: str) -> np.ndarray:
     return np.stack([1 - np.array(p), p], axis=1)
 
 
-def audited(answer: Callable[..., np.ndarray], films: tuple[list[Path], np.ndarray, list[int]]) -> dict[str, Any]:
+def audited(
+    answer: Callable[..., np.ndarray], films: tuple[list[Path], np.ndarray, list[int]], *, uncertain: Iterable[int] = ()
+) -> dict[str, Any]:
     paths, labels, groups = films
     original = answer((path.read_bytes() for path in paths), "")
-    return counterfactuals(answer, paths, labels, groups, NAMES, original=original, threshold=0.5, resamples=20)
+    doubtful = np.isin(np.arange(len(paths)), list(uncertain))
+    return counterfactuals(
+        answer, paths, labels, groups, NAMES, original=original, threshold=0.5, uncertain=doubtful, resamples=20
+    )
 
 
 def test_a_reader_of_pictures_passes(films: tuple[list[Path], np.ndarray, list[int]]) -> None:
@@ -182,6 +187,19 @@ def test_a_reader_of_files_is_caught(films: tuple[list[Path], np.ndarray, list[i
     assert report["worst"]["flips"]["value"] == 1
     assert report["any_re_encoding"]["flips"]["value"] == 1
     assert report["by_name"]["PNG"]["shift_median"] == pytest.approx(0.8)
+
+
+def test_flips_are_counted_apart_for_the_answers_that_were_sure(
+    films: tuple[list[Path], np.ndarray, list[int]],
+) -> None:
+    def fooled_by_three(encoded: Iterable[bytes], caption: str) -> np.ndarray:
+        encoded = list(encoded)
+        return np.vstack([by_compression(encoded[:3], caption), by_brightness(encoded[3:], caption)])
+
+    for uncertain, expected in ((range(3), 0), (range(2), 1 / 18), (range(3, 20), 1), (range(20), None)):
+        flips = audited(fooled_by_three, films, uncertain=uncertain)["any_re_encoding"]
+        assert flips["flips"]["value"] == 3 / 20
+        assert flips["flips_of_sure"]["value"] == (expected and pytest.approx(expected))
 
 
 def test_variants_are_made_of_the_films_at_the_paths(films: tuple[list[Path], np.ndarray, list[int]]) -> None:

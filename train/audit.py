@@ -22,7 +22,7 @@ from tqdm import tqdm
 from pneumocam import Classifier, load_radiograph, predict_many
 from pneumocam.image import MIN_SIDE
 from train.data import BINARY
-from train.metrics import Floats, Ints, binary_probability, evaluate, rate
+from train.metrics import Bools, Floats, Ints, binary_probability, evaluate, rate
 
 # What the dataset's originals are like in the mean: width, height and JPEG quality of either class.
 ENCODINGS = {"NORMAL": (1686, 1379, 95), "PNEUMONIA": (1195, 820, 75)}
@@ -140,6 +140,7 @@ def counterfactuals(
     *,
     original: Floats,
     threshold: float,
+    uncertain: Bools,
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -153,6 +154,7 @@ def counterfactuals(
         label_names: the K classes: NORMAL with either PNEUMONIA, or BACTERIAL and VIRAL.
         original: (N, K) probabilities for the films as they are.
         threshold: the operating point on P(pneumonia).
+        uncertain: (N,) which of the original answers are called uncertain.
         resamples: of the bootstrap over patients.
         seed: of the bootstrap.
 
@@ -160,7 +162,8 @@ def counterfactuals(
         `by_name`: for `original` and each of COUNTERFACTUALS the binary figures, and how far P(pneumonia) moved
         (median and 95th percentile) and the share of binary decisions that flipped; `worst`: the lowest AUROC and
         specificity among them all and the most flips; `any_re_encoding`: the share of films of which the decision
-        flips under at least one of RE_ENCODINGS. Rates and figures with 95% intervals.
+        flips under at least one of RE_ENCODINGS, and that share of the films not called uncertain (`flips_of_sure`).
+        Rates and figures with 95% intervals.
     """
     ill = labels != label_names.index("NORMAL")
     intervals = {"resamples": resamples, "seed": seed}
@@ -185,11 +188,15 @@ def counterfactuals(
         figure: min(by_name, key=lambda name: by_name[name][figure]["value"] or 0)
         for figure in ("auroc", "specificity")
     } | {"flips": max(flips, key=lambda name: by_name[name]["flips"]["value"])}
+    flipped, sure = np.any([flips[name] for name in RE_ENCODINGS], axis=0), ~uncertain
     return {
         "n": len(paths),
         "by_name": by_name,
         "worst": {figure: {"counterfactual": name} | by_name[name][figure] for figure, name in worst.items()},
-        "any_re_encoding": {"flips": rate(np.any([flips[name] for name in RE_ENCODINGS], axis=0), groups, **intervals)},
+        "any_re_encoding": {
+            "flips": rate(flipped, groups, **intervals),
+            "flips_of_sure": rate(flipped[sure], np.asarray(groups)[sure], **intervals),
+        },
     }
 
 

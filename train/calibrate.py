@@ -15,7 +15,7 @@ from scipy import special
 from pneumocam import Classifier
 from train.audit import COUNTERFACTUALS, answers, variants
 from train.data import Film, largest_copies
-from train.metrics import Floats, binary_probability, fit_temperature
+from train.metrics import Floats, binary_probability, fit_temperature, margin
 
 SENSITIVITY = 0.98  # of the screening point
 SPECIFICITY = 0.98  # of the rule-in point
@@ -77,11 +77,7 @@ def operating_points(ill: np.ndarray, pneumonia: Floats) -> dict[str, dict[str, 
         # Just above the score of the healthy film that may not be called ill.
         "rule_in": max(0.5, float(np.nextafter(np.quantile(inside[~ill], SPECIFICITY, method="higher"), 1))),
     }
-    log_odds = special.logit(inside)
     return {
-        name: {
-            "threshold": threshold,
-            "uncertain_log_odds": float(np.quantile(np.abs(log_odds - special.logit(threshold)), UNCERTAIN)),
-        }
+        name: {"threshold": threshold, "uncertain_log_odds": float(np.quantile(margin(inside, threshold), UNCERTAIN))}
         for name, threshold in thresholds.items()
     }

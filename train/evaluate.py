@@ -25,9 +25,21 @@ from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
 from tqdm import tqdm
 
 from pneumocam import BundleError, Classifier, load_radiograph, predict, predict_many
+from pneumocam.model import OperatingPoint
 from train.audit import answers, baseline, blocks, counterfactuals, file_facts, spectrum
 from train.data import BINARY, DataError, Film, Manifest, build_manifest, fetch, labelled_folder, largest_copies
-from train.metrics import Floats, Ints, binary_probability, decide, evaluate, rate, reliability, risk_coverage
+from train.metrics import (
+    Bools,
+    Floats,
+    Ints,
+    binary_probability,
+    decide,
+    evaluate,
+    margin,
+    rate,
+    reliability,
+    risk_coverage,
+)
 
 CARD = Path(__file__).parents[1] / "model_card.md"
 SIZES = (256, 1024, 1536)  # px, the longer side: the strata that figures are given for
@@ -82,8 +94,11 @@ class Judged:
         return binary_probability(self.probabilities, self.names)
 
     @property
-    def ill(self) -> np.ndarray:
+    def ill(self) -> Bools:
         return np.asarray(self.labels != self.names.index("NORMAL"))
+
+    def uncertain(self, point: OperatingPoint) -> Bools:
+        return margin(self.pneumonia, point.threshold) < point.uncertain_log_odds
 
     def only(self, indices: Iterable[int]) -> "Judged":
         chosen = list(indices)
@@ -185,9 +200,6 @@ def _at_point(config: Config, judged: Judged, classifier: Classifier, name: str)
     point = classifier.operating_points[name]
     figures = _measure(judged, threshold=point.threshold, resamples=config.resamples, seed=config.seed)["binary"]
     positive = judged.pneumonia >= point.threshold
-    with np.errstate(divide="ignore"):
-        odds = np.log(judged.pneumonia) - np.log(1 - judged.pneumonia)
-    near = np.abs(odds - np.log(point.threshold / (1 - point.threshold))) < point.uncertain_log_odds
     share = partial(rate, resamples=config.resamples, seed=config.seed)
     groups = np.array(judged.groups)
     return {
@@ -198,17 +210,16 @@ def _at_point(config: Config, judged: Judged, classifier: Classifier, name: str)
             for k, label in enumerate(judged.names)
             if (judged.labels == k).any()
         },
-        "uncertain": share(near, groups),
+        "uncertain": share(judged.uncertain(point), groups),
     }
 
 
 def _risk_coverage(config: Config, judged: Judged, threshold: float) -> dict[str, Any]:
     intervals = {"resamples": config.resamples, "seed": config.seed}
-    pneumonia = judged.pneumonia.clip(1e-9, 1 - 1e-9)
-    distance = np.abs(np.log(pneumonia / (1 - pneumonia)) - np.log(threshold / (1 - threshold)))
     right = decide(judged.probabilities, judged.names, threshold) == judged.labels
+    found, distance = (judged.pneumonia >= threshold) == judged.ill, margin(judged.pneumonia, threshold)
     return {
-        "binary": risk_coverage((judged.pneumonia >= threshold) == judged.ill, distance, judged.groups, **intervals),
+        "binary": risk_coverage(found, distance, judged.groups, **intervals),
         "multiclass": risk_coverage(right, judged.probabilities.max(axis=1), judged.groups, **intervals),
     }
 
@@ -296,6 +307,7 @@ def _audit(config: Config, classifier: Classifier, judged: Judged) -> dict[str, 
             judged.names,
             original=judged.probabilities,
             threshold=classifier.operating_point.threshold,
+            uncertain=judged.uncertain(classifier.operating_point),
             **intervals,
         ),
     }

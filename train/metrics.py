@@ -12,6 +12,7 @@ from scipy import optimize, special
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 COVERAGES = (0.8, 0.9, 0.95, 1.0)
 
 
@@ -199,8 +200,16 @@ def evaluate(
     return report
 
 
+def margin(pneumonia: ArrayLike, threshold: float) -> Floats:
+    """How far answers (N,), P(pneumonia) in 0..1, are from a threshold, in log-odds."""
+    distance: Floats = np.abs(special.logit(np.clip(pneumonia, 1e-9, 1 - 1e-9)) - special.logit(threshold))
+    return distance
+
+
 def rate(events: ArrayLike, groups: ArrayLike, *, resamples: int = 1000, seed: int = 0) -> dict[str, float | None]:
-    """The share of films (N,) bool for which something holds, with the interval of `evaluate`."""
+    """The share of films (N,) bool for which something holds, with the interval of `evaluate`; None of no films."""
+    if not len(np.asarray(groups)):
+        return {"value": None, "low": None, "high": None}
     weights = _patient_weights(np.asarray(groups), resamples, seed)
     return _figure(weights @ np.asarray(events, dtype=np.float64) / weights.sum(axis=1))
 
@@ -266,7 +275,7 @@ def _multiclass(
     }
 
 
-def _binary(outcomes: NDArray[np.bool_], pneumonia: Floats, threshold: float, weights: Floats) -> dict[str, Any]:
+def _binary(outcomes: Bools, pneumonia: Floats, threshold: float, weights: Floats) -> dict[str, Any]:
     confusion = _confusion(outcomes, pneumonia >= threshold, 2, weights)
     by_class = _by_class(confusion)
     # Which bins there are depends on the resample, so this one figure takes one resample at a time.
@@ -318,7 +327,7 @@ def _by_class(confusion: Floats) -> dict[str, Floats]:
     }
 
 
-def _auroc(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
+def _auroc(positive: Bools, scores: Floats, weights: Floats) -> Floats:
     """The share of (positive, negative) pairs in the right order, a tie counting half; NaN where there is no pair."""
     order = np.argsort(scores)
     starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))  # (distinct scores,)
@@ -329,7 +338,7 @@ def _auroc(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> Floa
     return _ratio((positives * below).sum(axis=1), positives.sum(axis=1) * negatives.sum(axis=1))  # (R,)
 
 
-def _specificity_at(sensitivity: float, positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
+def _specificity_at(sensitivity: float, positive: Bools, scores: Floats, weights: Floats) -> Floats:
     """At the highest threshold that finds this share of the positives, whichever it is in each resample."""
     order = np.argsort(-scores)
     ends = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # (distinct scores,), the last film of each
