@@ -77,7 +77,6 @@ def operating_points(ill: np.ndarray, pneumonia: Floats) -> dict[str, dict[str, 
         # Just above the score of the healthy film that may not be called ill.
         "rule_in": max(0.5, float(np.nextafter(np.quantile(inside[~ill], SPECIFICITY, method="higher"), 1))),
     }
-    return {
-        name: {"threshold": threshold, "uncertain_log_odds": float(np.quantile(margin(inside, threshold), UNCERTAIN))}
-        for name, threshold in thresholds.items()
-    }
+    # Rounded: the film that sets it, which other files may leave as it is, must not lie exactly on the line.
+    near = {name: round(float(np.quantile(margin(inside, t), UNCERTAIN)), 4) for name, t in thresholds.items()}
+    return {name: {"threshold": t, "uncertain_log_odds": near[name]} for name, t in thresholds.items()}
