@@ -6,7 +6,7 @@ The first are folders named RECIPE-SEED, each with config.json and audit/; the o
 
 `audit/` is what `python -m train.evaluate RUN/bundle --data DIR ... --out RUN/audit` writes. It all becomes
 recipes.csv (a row a run), recipes.md (a row a recipe, over its seeds; what each change does, seed by seed; a row an
-average) and recipes.png (the plain recipe beside the shipped model).
+average) and recipes.png (plain and shipped recipe in trainings of one seed, and the shipped model).
 """
 
 import argparse
@@ -25,6 +25,7 @@ from train.fit import Config, read_config
 
 HERE = Path(__file__).parent
 REFERENCES = ("defended", "zoom-out")  # what the other recipes are a change of, and the second of the first
+SHIPPED = "tone"
 NOT_THE_RECIPE = ("data", "out", "resume", "manifest", "workers", "calibrate", "seed", "init", "teacher")
 FIGURES = {
     "AUROC": ("binary", "auroc", "value"),
@@ -142,13 +143,14 @@ def main(folders: list[Path], averaged: list[Path]) -> None:
     parts = [
         table(["recipe", "seeds", *FIGURES], recipes),
         "\n".join(f"- **{recipe}**: `{command_line(given[recipe])}`" for recipe in order),
-        table(["change", "of", *FIGURES], changes),
+        table(["recipe", "against", *FIGURES], changes),
         table(["averaged seeds", "flags", *FIGURES, "ECE"], averages),
     ]
     (HERE / "recipes.md").write_text("\n\n".join(parts) + "\n")
     shipped = json.loads((HERE.parent / "model" / "metrics.json").read_text())
-    plain = next(iter(runs["plain"].values()))
-    draw_audit({"plain recipe": plain, "shipped model": shipped}).savefig(HERE / "recipes.png", dpi=90)
+    seed = min(runs["plain"].keys() & runs[SHIPPED])
+    sides = {"plain recipe": runs["plain"][seed], "shipped recipe": runs[SHIPPED][seed], "shipped model": shipped}
+    draw_audit(sides).savefig(HERE / "recipes.png", dpi=90)
 
 
 if __name__ == "__main__":
