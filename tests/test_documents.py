@@ -58,7 +58,9 @@ def test_readme_has_the_figures_of_the_audit() -> None:
         row = audit["by_name"][name]
         assert (auroc, specificity) == (shown(row["auroc"]), shown(row["specificity"]))
         assert flips == (f"{100 * row['flips']['value']:.1f}" if "flips" in row else "")
-    assert f"{100 * audit['any_re_encoding']['flips']['value']:.1f}% of the decisions flip under at least" in section
+    flips, of_sure = (f"{100 * audit['any_re_encoding'][name]['value']:.1f}%" for name in ("flips", "flips_of_sure"))
+    assert f"{flips} of the decisions flip under at least" in section
+    assert f"not\ncalled uncertain, {of_sure}." in section
     *_, changes, averages = (ROOT / "benchmarks" / "recipes.md").read_text().strip().split("\n\n")
     assert changes in README
     assert averages in README
