@@ -42,14 +42,15 @@ INIT = imagenet
 RUN = runs/model
 SEEDS = 0 1
 JOBS = 1
-model: $(VENV)/.dev  ## train the bundled model anew: make model DATA='DIR DIR' [INIT=FILE] [JOBS=2, on a CPU as many as cores]
+ORIGINALS =
+model: $(VENV)/.dev  ## train the bundled model anew: make model DATA='DIR DIR' [INIT=FILE] [JOBS=2, on a CPU as many as cores] [ORIGINALS=CSV]
 	@test -n "$(DATA)" || { echo "make model: give DATA='DIR ...', folders in the layout of Kaggle's chest_xray"; exit 2; }
 	export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 $(if $(filter-out 1,$(JOBS)),OMP_NUM_THREADS=1); \
 	printf '%s\n' $(SEEDS) | xargs -P $(JOBS) -I{} bash -c 'if [ -e $(RUN)/seed-{}/config.json ]; then flags=--resume; \
 		else flags="--data $(DATA) --init $(INIT) --seed {} --no-calibrate"; fi; \
 		exec $(VENV)/bin/python -m train.fit --out $(RUN)/seed-{} --workers 1 $$flags'
 	$(VENV)/bin/python -m train.average $(SEEDS:%=$(RUN)/seed-%) --out $(RUN)
-	$(VENV)/bin/python -m train.evaluate $(RUN)/bundle --data $(DATA)
+	$(VENV)/bin/python -m train.evaluate $(RUN)/bundle --data $(DATA) $(if $(ORIGINALS),--originals $(ORIGINALS))
 
 lock: $(VENV)/bin/uv  ## pin requirements.txt (the Space) and requirements-dev.txt (training and tests) anew
 	$(VENV)/bin/uv pip compile --quiet --upgrade --no-emit-index-url --python-version 3.11 --universal \

@@ -1,19 +1,19 @@
-"""What each part of the recipe does: runs that differ in one thing, audited alike, in tables and a picture.
+"""What each part of the recipe does: runs that differ in one thing, and whole models, audited alike.
 
-    python benchmarks/recipes.py runs/tried/*/ --averaged model runs/four/bundle
+    python benchmarks/recipes.py runs/tried/*/ --models plain=runs/plain/bundle shipped=model "four seeds=runs/4/bundle"
 
-The first are folders named RECIPE-SEED, each with config.json and audit/; the others bundles of `train.average`.
-
-`audit/` is what `python -m train.evaluate RUN/bundle --data DIR ... --out RUN/audit` writes. It all becomes
-recipes.csv (a row a run), recipes.md (a row a recipe, over its seeds; what each change does, seed by seed; a row an
-average) and recipes.png (plain and shipped recipe in trainings of one seed, and the shipped model).
+The first are folders named RECIPE-SEED, each with config.json and audit/, which is what `python -m train.evaluate
+RUN/bundle --data DIR ... --out RUN/audit` writes; the others bundles of `train.average`, the first two of which are
+shown side by side. It all becomes recipes.csv (a row a run), recipes.md and recipes.png.
 """
 
 import argparse
 import csv
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +25,8 @@ from train.fit import Config, read_config
 
 HERE = Path(__file__).parent
 REFERENCES = ("defended", "zoom-out")  # what the other recipes are a change of, and the second of the first
-SHIPPED = "tone"
 NOT_THE_RECIPE = ("data", "out", "resume", "manifest", "workers", "calibrate", "seed", "init", "teacher")
-FIGURES = {
-    "AUROC": ("binary", "auroc", "value"),
-    "AUROC, worst": ("audit", "counterfactuals", "worst", "auroc", "value"),
-    "specificity": ("binary", "specificity", "value"),
-    "specificity, worst": ("audit", "counterfactuals", "worst", "specificity", "value"),
-    "flips, worst": ("audit", "counterfactuals", "worst", "flips", "value"),
-    "flips, any re-encoding": ("audit", "counterfactuals", "any_re_encoding", "flips", "value"),
-    "accuracy, 3 classes": ("multiclass", "accuracy", "value"),
-    "AUROC, subtype": ("subtype", "auroc", "value"),
-}
+TONE = ("stretched histogram", "flat highlights", "flat shadows")  # which change the film, not how it is saved or sized
 
 Flags = dict[str, str]
 Metrics = dict[str, Any]
@@ -63,12 +53,30 @@ def command_line(values: Flags) -> str:
     return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values.items()) or "(the defaults)"
 
 
-def figure(metrics: Metrics, name: str) -> float:
-    """One of FIGURES."""
-    value: Any = metrics
-    for key in FIGURES[name]:
-        value = value[key]
-    return float(value)
+def worst(metrics: Metrics, name: str, *, tone: bool | None = None) -> float:
+    """A figure where it is worst: of all files that the films were judged as, or (not) of those in TONE alone."""
+    films = metrics["audit"]["counterfactuals"]["by_name"]
+    values = [film[name]["value"] for file, film in films.items() if name in film and tone in (None, file in TONE)]
+    return float(max(values) if name in ("flips", "ece") else min(values))
+
+
+FIGURES: dict[str, Callable[[Metrics], float]] = {
+    "AUROC": lambda metrics: metrics["binary"]["auroc"]["value"],
+    "AUROC, worst file": partial(worst, name="auroc", tone=False),
+    "AUROC, worst tone": partial(worst, name="auroc", tone=True),
+    "sensitivity, worst": partial(worst, name="sensitivity"),
+    "specificity, worst": partial(worst, name="specificity"),
+    "flips, worst": partial(worst, name="flips"),
+    "flips, any re-encoding": lambda metrics: metrics["audit"]["counterfactuals"]["any_re_encoding"]["flips"]["value"],
+    "accuracy, 3 classes": lambda metrics: metrics["multiclass"]["accuracy"]["value"],
+    "AUROC, subtype": lambda metrics: metrics["subtype"]["auroc"]["value"],
+}
+OF_MODELS = FIGURES | {
+    "accuracy": lambda metrics: metrics["binary"]["accuracy"]["value"],
+    "specificity at 97%": lambda metrics: metrics["binary"]["specificity_at_sensitivity_97"]["value"],
+    "ECE": lambda metrics: metrics["binary"]["ece"]["value"],
+    "ECE, worst": partial(worst, name="ece"),
+}
 
 
 def half_width(values: list[float]) -> float:
@@ -101,7 +109,30 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
 
 
-def main(folders: list[Path], averaged: list[Path]) -> None:
+def counterfactuals(sides: dict[str, Metrics]) -> str:
+    """A table of what the audit found for each file that the films were judged as, with 95% intervals."""
+    audits = {side: metrics["audit"]["counterfactuals"]["by_name"] for side, metrics in sides.items()}
+    panels = {"AUROC": "auroc", "sensitivity": "sensitivity", "specificity": "specificity", "flips": "flips"}
+    rows = [
+        [film, *(interval(audit[film].get(key)) for key in panels.values() for audit in audits.values())]
+        for film in next(iter(audits.values()))
+    ]
+    return table(["film", *(f"{shown}, {side}" for shown in panels for side in sides)], rows)
+
+
+def interval(measured: dict[str, float] | None) -> str:
+    return "{value:.3f} [{low:.3f}, {high:.3f}]".format(**measured) if measured else ""  # no flips of the original
+
+
+def baselines(sides: dict[str, Metrics]) -> str:
+    """A table of the correlation of a model's answers with each baseline's, within a class."""
+    audits = [metrics["audit"]["baselines"] for metrics in sides.values()]
+    shared = [name for name in audits[-1] if all(audit.get(name) for audit in audits)]
+    rows = [[name, *(interval(audit[name]["dependence"]) for audit in audits)] for name in shared]
+    return table(["seen", *sides], rows)
+
+
+def main(folders: list[Path], models: dict[str, Path]) -> None:
     runs: defaultdict[str, dict[str, Metrics]] = defaultdict(dict)  # by recipe and seed
     given: dict[str, Flags] = {}
     listed = []
@@ -112,7 +143,7 @@ def main(folders: list[Path], averaged: list[Path]) -> None:
         audit = measured["audit"]["counterfactuals"]
         listed.append(
             {"recipe": recipe, "seed": seed, "films": measured["n"], "audited": audit["n"]}
-            | {name: round(figure(measured, name), 4) for name in FIGURES}
+            | {name: round(of(measured), 4) for name, of in FIGURES.items()}
             | {"worst": audit["worst"]["auroc"]["counterfactual"], "flags": command_line(given[recipe])}
         )
     with (HERE / "recipes.csv").open("w", newline="") as file:
@@ -121,41 +152,52 @@ def main(folders: list[Path], averaged: list[Path]) -> None:
         writer.writerows(listed)
 
     order = sorted(runs, key=lambda recipe: (recipe != "plain", recipe == "defended", recipe))
-    recipes, changes = [], []
+    recipes, changes, p_values = [], [], []
     for recipe in order:
-        seeds, of = runs[recipe], reference(recipe, given)
-        recipes.append(
-            [recipe, str(len(seeds)), *(over_seeds([figure(one, name) for one in seeds.values()]) for name in FIGURES)]
-        )
-        shared = sorted(seeds.keys() & runs[of]) if of else []
-        if of and len(shared) >= 3:
-            differences = [[figure(seeds[s], name) - figure(runs[of][s], name) for s in shared] for name in FIGURES]
-            changes.append([recipe, of, *map(change, differences)])
-    averages = []
-    for bundle in averaged:
-        measured, description = (json.loads((bundle / f"{name}.json").read_text()) for name in ("metrics", "pneumocam"))
-        training = description["training"]
-        cells = [
-            f"{value:.3f}"
-            for value in (*(figure(measured, name) for name in FIGURES), measured["binary"]["ece"]["value"])
-        ]
-        averages.append([str(len(training["runs"])), f"`{command_line(flags(training['recipe']))}`", *cells])
-    parts = [
-        table(["recipe", "seeds", *FIGURES], recipes),
-        "\n".join(f"- **{recipe}**: `{command_line(given[recipe])}`" for recipe in order),
-        table(["recipe", "against", *FIGURES], changes),
-        table(["averaged seeds", "flags", *FIGURES, "ECE"], averages),
-    ]
-    (HERE / "recipes.md").write_text("\n\n".join(parts) + "\n")
-    shipped = json.loads((HERE.parent / "model" / "metrics.json").read_text())
-    seed = min(runs["plain"].keys() & runs[SHIPPED])
-    sides = {"plain recipe": runs["plain"][seed], "shipped recipe": runs[SHIPPED][seed], "shipped model": shipped}
+        seeds, against = runs[recipe], reference(recipe, given)
+        figures = [[of(one) for one in seeds.values()] for of in FIGURES.values()]
+        recipes.append([recipe, str(len(seeds)), *map(over_seeds, figures)])
+        shared = sorted(seeds.keys() & runs[against]) if against else []
+        if against and len(shared) >= 3:
+            differences = [[of(seeds[s]) - of(runs[against][s]) for s in shared] for of in FIGURES.values()]
+            changes.append([recipe, against, *map(change, differences)])
+            p_values += [stats.ttest_1samp(values, 0).pvalue for values in differences]
+    corrected = stats.false_discovery_control(p_values)
+    chance = (
+        f"Of {len(p_values)} changes, {sum(p < 0.05 for p in p_values)} have an interval that leaves zero out. "
+        f"Corrected for so many comparisons (Benjamini and Hochberg), {sum(corrected < 0.05)} would have; the smallest "
+        f"corrected p is {corrected.min():.2f}."
+    )
+
+    measured_models = {name: json.loads((bundle / "metrics.json").read_text()) for name, bundle in models.items()}
+    trained = {name: json.loads((bundle / "pneumocam.json").read_text())["training"] for name, bundle in models.items()}
+    sides = dict(list(measured_models.items())[:2])
+    parts = {
+        "Models": table(
+            ["", *models],
+            [[name, *(f"{of(metrics):.3f}" for metrics in measured_models.values())] for name, of in OF_MODELS.items()],
+        ),
+        "Their flags": "\n".join(
+            f"- **{name}**: {len(one['runs'])} seeds of `{command_line(flags(one['recipe']))}`"
+            for name, one in trained.items()
+        ),
+        f"{' and '.join(sides)}: the same films in other files": counterfactuals(sides),
+        f"{' and '.join(sides)}: how far answers go along with what sees no lungs": baselines(sides),
+        "Short runs of one recipe each": table(["recipe", "seeds", *FIGURES], recipes),
+        "The flags of the short runs": "\n".join(
+            f"- **{recipe}**: `{command_line(given[recipe])}`" for recipe in order
+        ),
+        "What each change does, seed by seed": table(["recipe", "against", *FIGURES], changes),
+        "How much of that is chance": chance,
+    }
+    text = "\n\n".join(f"## {heading}\n\n{part}" for heading, part in parts.items())
+    (HERE / "recipes.md").write_text(text + "\n")
     draw_audit(sides).savefig(HERE / "recipes.png", dpi=90)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
-    parser.add_argument("--averaged", type=Path, nargs="*", default=[])
+    parser.add_argument("--models", nargs="+", metavar="NAME=BUNDLE", required=True)
     options = parser.parse_args()
-    main(options.runs, options.averaged)
+    main(options.runs, {name: Path(bundle) for name, bundle in (one.split("=", 1) for one in options.models)})

@@ -300,14 +300,18 @@ def _metric_lines(metrics: Any) -> list[str]:
         "sensitivity": metrics["binary"]["sensitivity"],
         "specificity": metrics["binary"]["specificity"],
     }
-    lines = [
-        f"{name:18} {f['value']:.3f} [{f['low']:.3f}, {f['high']:.3f}]" if f["value"] is not None else f"{name:18} none"
-        for name, f in figures.items()
-    ]
+    lines = [f"{name:18} {_figure(figure)}" for name, figure in figures.items()]
     return [
         f"metrics on {metrics['n']} films of {metrics['patients']} patients ({metrics['split']}), 95% intervals",
         *lines,
     ]
+
+
+def _figure(figure: Any) -> str:
+    if figure["value"] is None:
+        return "none"
+    # An AUROC of 1, say, of a few films: no resample differs.
+    return f"{figure['value']:.3f}" + ("" if figure["low"] is None else f" [{figure['low']:.3f}, {figure['high']:.3f}]")
 
 
 if __name__ == "__main__":

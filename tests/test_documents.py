@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pneumocam import Classifier
+from pneumocam import Classifier, predict
+from tests.conftest import EXAMPLES
 from tests.hostile import corpus
 from train.evaluate import render_card
 
@@ -17,6 +18,10 @@ METRICS = json.loads((ROOT / "model" / "metrics.json").read_text())
 
 def shown(figure: dict[str, float]) -> str:
     return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+
+
+def percent(figure: dict[str, float]) -> str:
+    return f"{100 * figure['value']:.1f}% [{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]"
 
 
 @pytest.mark.parametrize(
@@ -52,18 +57,62 @@ def test_readme_says_what_the_operating_points_mean() -> None:
 def test_readme_has_the_figures_of_the_audit() -> None:
     audit = METRICS["audit"]["counterfactuals"]
     section = README.split("### Lungs or files?")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| ([^|]+) \| ([\d.]+ \[.*?\]) \| ([\d.]+ \[.*?\]) \| ([\d.]*)%? \|$", section, re.MULTILINE)
+    rows = re.findall(r"^\| ([^|]+) \|" + 3 * r" (\d[^|]+) \|" + r" ([\d.]*)%? \|$", section, re.MULTILINE)
     assert len(rows) == 12
-    for name, auroc, specificity, flips in rows:
+    for name, auroc, sensitivity, specificity, flips in rows:
         row = audit["by_name"][name]
-        assert (auroc, specificity) == (shown(row["auroc"]), shown(row["specificity"]))
+        assert [auroc, sensitivity, specificity] == [shown(row[x]) for x in ("auroc", "sensitivity", "specificity")]
         assert flips == (f"{100 * row['flips']['value']:.1f}" if "flips" in row else "")
-    flips, of_sure = (f"{100 * audit['any_re_encoding'][name]['value']:.1f}%" for name in ("flips", "flips_of_sure"))
-    assert f"{flips} of the decisions flip under at least" in section
-    assert f"not\ncalled uncertain, {of_sure}." in section
-    *_, changes, averages = (ROOT / "benchmarks" / "recipes.md").read_text().strip().split("\n\n")
-    assert changes in README
-    assert averages in README
+    words, any_re_encoding = " ".join(section.split()), audit["any_re_encoding"]
+    assert f"{percent(any_re_encoding['flips'])} of the decisions flip under at least" in words
+    assert f"not called uncertain, {percent(any_re_encoding['flips_of_sure'])}." in words
+    worst = audit["worst"]
+    assert f"The lowest AUROC is {worst['auroc']['value']:.3f} ({worst['auroc']['counterfactual']})" in words
+    assert f"ECE {worst['ece']['value']:.3f}" in words
+    assert worst["sensitivity"]["counterfactual"] == worst["ece"]["counterfactual"] == "flat shadows"
+    for name, films in (("file facts of the originals", 215), ("spectrum", None)):
+        baseline = METRICS["audit"]["baselines"][name]
+        assert shown(baseline["auroc"]) in words
+        assert films in (None, baseline["n"])
+
+
+def test_readme_says_how_right_the_surest_answers_are() -> None:
+    words = " ".join(README.split())
+    for name in ("binary", "multiclass"):
+        at = METRICS["risk_coverage"][name]["accuracy_at"]
+        first, second, third = (f"{100 * at[coverage]['value']:.1f}%" for coverage in ("0.8", "0.9", "0.95"))
+        assert f"{first}, {second} and {third}" in words
+
+
+def cells_of(table: str, name: str) -> list[str]:
+    line = next(line for line in table.splitlines() if line.startswith(f"| {name} |"))
+    return [cell.strip() for cell in line.split("|")[2:-1]]
+
+
+def test_readme_has_the_tables_of_the_recipes() -> None:
+    parts = (ROOT / "benchmarks" / "recipes.md").read_text().split("## ")
+    sections = dict(part.strip().split("\n\n", 1) for part in parts if part)
+    assert sections["Models"] in README
+    words = " ".join(README.split())
+    assert sections["How much of that is chance"] in words
+    files = sections["plain and shipped: the same films in other files"]
+    kept = [float(cells_of(files, name)[4].split()[0]) for name in ("JPEG 50", "padded", "flat highlights")]
+    first, second, third = (f"{100 * (1 - specificity):.1f}%" for specificity in kept)
+    assert f"calls {first}, {second} and {third} of the healthy ill" in words
+    along = sections["plain and shipped: how far answers go along with what sees no lungs"]
+    (plain_facts, facts), (plain_blocks, blocks) = (cells_of(along, name) for name in ("file facts", "8 px blocks"))
+    assert f"{facts} and {blocks}), the plain model's less so ({plain_facts} and {plain_blocks})" in words
+
+
+def test_readme_tells_how_the_examples_come_out(bundled: Classifier) -> None:
+    answers = [predict(bundled, film) for film in EXAMPLES]
+    bacterial = ["bacteria" in film.name for film in EXAMPLES]
+    right = sum((a.label != "NORMAL") == ill for a, ill in zip(answers, bacterial, strict=True))
+    viral = sum(a.label == "VIRAL" and ill for a, ill in zip(answers, bacterial, strict=True))
+    words = " ".join(README.split())
+    assert f"Of the {len(EXAMPLES)} films of `examples/`, which were not trained on, {right} come out right" in words
+    assert f"{sum(a.status == 'uncertain' for a in answers)} are called uncertain" in words
+    assert f"and {viral} of the {sum(bacterial)} bacterial ones are called viral" in words
 
 
 def test_readme_has_the_figures_of_the_load() -> None:

@@ -177,6 +177,7 @@ def test_of_several_copies_the_largest_is_judged_and_each_source_on_its_own(
     assert both["binary"]["brier"]["value"] == pytest.approx(((pneumonia - ill) ** 2).mean(), abs=1e-4)
     assert {name: part["n"] for name, part in both["by_source"].items()} == {"0: data": 11, "1: larger": 11}
     assert {name: part["n"] for name, part in both["by_size"].items()} == {"up to 256 px": 11}
+    assert both["longer_side"]["largest"] == 120
 
 
 def test_figures_are_given_by_the_size_of_the_originals_where_it_is_known(
@@ -189,10 +190,11 @@ def test_figures_are_given_by_the_size_of_the_originals_where_it_is_known(
     originals.write_text("\n".join(["file,width,height,bytes,mean_luma_quantisation", *rows]) + "\n")
     metrics = run(config(bundle, data, out=tmp_path / "out", originals=originals))
     assert {name: part["n"] for name, part in metrics["by_size"].items()} == {
-        "up to 256 px": 5,
+        "original unknown": 5,
         "257 up to 1024 px": 3,
         "1537 px and more": 3,
     }
+    assert metrics["command"].endswith("--split val --originals CSV")
     originals.write_text("name\nfilm.jpeg\n")
     with pytest.raises(DataError, match=r"^--originals .* cannot be used .*; expected a CSV with the columns file"):
         run(config(bundle, data, out=tmp_path / "out", originals=originals))
@@ -343,8 +345,11 @@ def test_the_command_prints_intervals_and_itself(
     evaluate.main()
     printed = capsys.readouterr().out
     assert printed.startswith("9 films, 9 patient groups: test; not checked against the films trained on\n")
-    auroc = json.loads((out / "metrics.json").read_text())["binary"]["auroc"]
-    assert f"binary      auroc              {auroc['value']:.4f} [{auroc['low']:.4f}, {auroc['high']:.4f}]\n" in printed
+    binary = json.loads((out / "metrics.json").read_text())["binary"]
+    brier = binary["brier"]
+    assert f"binary      brier              {brier['value']:.4f} [{brier['low']:.4f}, {brier['high']:.4f}]\n" in printed
+    assert binary["auroc"] == {"value": 1, "low": None, "high": None}  # of nine easy films
+    assert "binary      auroc              1.0000\n" in printed
     assert printed.endswith(f"$ python -m train.evaluate {' '.join(arguments)}\n")
 
     (bundle / "model.safetensors").unlink()

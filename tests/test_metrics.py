@@ -15,6 +15,7 @@ from sklearn.calibration import calibration_curve
 from train import metrics
 from train.metrics import (
     binary_probability,
+    bootstrap,
     decide,
     evaluate,
     expected_calibration_error,
@@ -350,8 +351,27 @@ def test_resamples_that_miss_a_class_are_left_out_of_its_figures() -> None:
     labels = np.arange(20) == 0
     probabilities = np.where(labels[:, None], [0.1, 0.9], [0.9, 0.1])
     report = evaluate(labels, probabilities, np.arange(20), TWO, resamples=200)
-    assert report["binary"]["sensitivity"] == {"value": 1, "low": 1, "high": 1}
-    assert report["binary"]["auroc"] == {"value": 1, "low": 1, "high": 1}
+    assert report["binary"]["sensitivity"] == pytest.approx({"value": 1, "low": 0.025, "high": 1})
+    assert report["binary"]["auroc"] == {"value": 1, "low": None, "high": None}
+
+
+def test_a_rate_of_none_or_all_has_the_exact_interval_of_its_patients() -> None:
+    # Of n patients without an event, (1 - p)^n is 2.5% at the upper end of the interval.
+    groups = np.arange(60) // 2  # 30 patients
+    upper = 1 - 0.025 ** (1 / 30)
+    assert rate(np.zeros(60, bool), groups) == pytest.approx({"value": 0, "low": 0, "high": upper})
+    assert rate(np.ones(60, bool), groups) == pytest.approx({"value": 1, "low": 1 - upper, "high": 1})
+    healthy = np.arange(60) < 20  # 10 patients
+    report = evaluate(~healthy, np.where(healthy[:, None], [0.9, 0.1], [0.1, 0.9]), groups, TWO, resamples=50)
+    assert report["binary"]["specificity"]["low"] == pytest.approx(0.025 ** (1 / 10))
+    assert report["binary"]["accuracy"]["low"] == pytest.approx(0.025 ** (1 / 30))
+    assert report["multiclass"]["per_class"]["PNEUMONIA"]["precision"]["low"] == pytest.approx(0.025 ** (1 / 20))
+
+
+def test_any_statistic_can_be_bootstrapped() -> None:
+    values, groups = np.arange(40.0), np.arange(40) // 4
+    events = values > 25
+    assert bootstrap(lambda films: events[films].mean(), groups) == pytest.approx(rate(events, groups))
 
 
 def test_a_figure_defined_in_no_resample_has_a_value_and_no_interval() -> None:

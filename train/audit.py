@@ -22,7 +22,7 @@ from tqdm import tqdm
 from pneumocam import Classifier, load_radiograph, predict_many
 from pneumocam.image import MIN_SIDE
 from train.data import BINARY
-from train.metrics import Bools, Floats, Ints, binary_probability, evaluate, rate
+from train.metrics import Bools, Floats, Ints, binary_probability, bootstrap, evaluate, rate
 
 # What the dataset's originals are like in the mean: width, height and JPEG quality of either class.
 ENCODINGS = {"NORMAL": (1686, 1379, 95), "PNEUMONIA": (1195, 820, 75)}
@@ -160,10 +160,10 @@ def counterfactuals(
 
     Returns:
         `by_name`: for `original` and each of COUNTERFACTUALS the binary figures, and how far P(pneumonia) moved
-        (median and 95th percentile) and the share of binary decisions that flipped; `worst`: the lowest AUROC and
-        specificity among them all and the most flips; `any_re_encoding`: the share of films of which the decision
-        flips under at least one of RE_ENCODINGS, and that share of the films not called uncertain (`flips_of_sure`).
-        Rates and figures with 95% intervals.
+        (median and 95th percentile) and the share of binary decisions that flipped; `worst`: the lowest AUROC,
+        sensitivity and specificity among them all, the highest calibration error and the most flips;
+        `any_re_encoding`: the share of films of which the decision flips under at least one of RE_ENCODINGS, and that
+        share of the films not called uncertain (`flips_of_sure`). Rates and figures with 95% intervals.
     """
     ill = labels != label_names.index("NORMAL")
     intervals = {"resamples": resamples, "seed": seed}
@@ -186,8 +186,11 @@ def counterfactuals(
         }
     worst = {
         figure: min(by_name, key=lambda name: by_name[name][figure]["value"] or 0)
-        for figure in ("auroc", "specificity")
-    } | {"flips": max(flips, key=lambda name: by_name[name]["flips"]["value"])}
+        for figure in ("auroc", "sensitivity", "specificity")
+    } | {
+        figure: max(films, key=lambda name: by_name[name][figure]["value"])
+        for figure, films in (("ece", by_name), ("flips", flips))
+    }
     flipped, sure = np.any([flips[name] for name in RE_ENCODINGS], axis=0), ~uncertain
     return {
         "n": len(paths),
@@ -259,9 +262,10 @@ def baseline(
         seed: of the bootstrap and of the folds.
 
     Returns:
-        `n`; the baseline's `auroc` with its 95% interval; `dependence`, Spearman's correlation of its score with the
-        model's answers among films of one class (mean of both), 0 for a model that takes no notice of the features.
-        None where there are too few patients to cross-validate.
+        `n`; the baseline's `auroc`; `dependence`, Spearman's correlation of its score with the model's answers among
+        films of one class (mean of both): 0 for a model that takes no notice of the features, and above it also for
+        one that sees in the lungs what goes with them, such as how ill a child is. Both with 95% intervals over
+        patients. None where there are too few patients to cross-validate.
     """
     ill = labels != label_names.index("NORMAL")
     patients = [len({g for g, x in zip(groups, ill, strict=True) if x == value}) for value in (False, True)]
@@ -271,10 +275,16 @@ def baseline(
     trees = HistGradientBoostingClassifier(random_state=seed)
     scores = cross_val_predict(trees, features, ill, groups=groups, cv=folds, method="predict_proba")  # (N, 2)
     figures = evaluate(ill.astype(int), scores, groups, BINARY, resamples=resamples, seed=seed)
-    along = [_correlation(scores[ill == value, 1], answers[ill == value]) for value in (False, True)]
-    return {"n": len(labels), "auroc": figures["binary"]["auroc"], "dependence": float(np.mean(along))}
+
+    def along(films: Ints) -> float:
+        classes = (films[ill[films] == value] for value in (False, True))
+        return float(np.mean([_correlation(scores[of_class, 1], answers[of_class]) for of_class in classes]))
+
+    dependence = bootstrap(along, groups, resamples=resamples, seed=seed)
+    return {"n": len(labels), "auroc": figures["binary"]["auroc"], "dependence": dependence}
 
 
 def _correlation(one: Floats, other: Floats) -> float:
     """Spearman's; 0 where one of the two never changes."""
-    return float(spearmanr(one, other).statistic) if np.ptp(one) and np.ptp(other) else 0.0
+    varies = len(one) > 0 and np.ptp(one) > 0 and np.ptp(other) > 0
+    return float(spearmanr(one, other).statistic) if varies else 0.0

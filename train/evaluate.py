@@ -131,8 +131,10 @@ def run(config: Config) -> dict[str, Any]:
         "model": {"id": classifier.id, "revision": classifier.revision},
         "split": _describe(config, classifier, manifest),
         "manifest_sha256": manifest.sha256,
-        "command": f"python -m train.evaluate {Path(config.model).name} --data DIR... --split {config.split}",
+        "command": f"python -m train.evaluate {Path(config.model).name} --data DIR... --split {config.split}"
+        + " --originals CSV" * bool(config.originals),
         "operating_point": point.name,
+        "longer_side": _spread([max(facts[:2]) for facts in copies.facts]),
         "rejected": len(films) - len(copies.films),
         "label_names": list(judged.names),
         **measure(judged),
@@ -224,6 +226,10 @@ def _risk_coverage(config: Config, judged: Judged, threshold: float) -> dict[str
     }
 
 
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"smallest": min(values), "median": float(np.median(values)), "largest": max(values)}
+
+
 def _by_source(copies: Judged, roots: list[Path]) -> dict[str, Judged]:
     """One part for each folder given, its films whether or not another folder has a larger copy of them."""
     parts = defaultdict(list)
@@ -256,14 +262,15 @@ def _originals(config: Config) -> dict[str, list[float]]:
 
 
 def _by_size(judged: Judged, originals: dict[str, list[float]]) -> dict[str, Judged]:
-    """Parts by the longer side of the original where it is known, else of the file."""
+    """Parts by the longer side of the file; where originals are given, of these, and a part of films without one."""
     parts = defaultdict(list)
     for i, (path, facts) in enumerate(zip(judged.paths, judged.facts, strict=True)):
-        longer = max(originals.get(path.name, facts)[:2])
-        parts[int(np.searchsorted(SIZES, longer))].append(i)
+        size = originals.get(path.name) if originals else facts
+        parts[int(np.searchsorted(SIZES, max(size[:2]))) if size else -1].append(i)
     lows = ["", *(f"{size + 1} " for size in SIZES)]
     highs = [*(f"up to {size} px" for size in SIZES), "px and more"]
-    return {f"{lows[k]}{highs[k]}": judged.only(indices) for k, indices in sorted(parts.items())}
+    names = {k: low + high for k, (low, high) in enumerate(zip(lows, highs, strict=True))} | {-1: "original unknown"}
+    return {names[k]: judged.only(indices) for k, indices in sorted(parts.items())}
 
 
 def _drawn(groups: list[int], films: int, seed: int) -> list[int]:
@@ -394,12 +401,12 @@ def draw_audit(models: dict[str, dict[str, Any]]) -> Figure:
         for k, (model, metrics) in enumerate(models.items()):
             rows = metrics["audit"]["counterfactuals"]["by_name"]
             shown = [
-                (i, rows[name][key]) for i, name in enumerate(names) if rows[name].get(key, {}).get("low") is not None
+                (i, rows[name][key]) for i, name in enumerate(names) if rows[name].get(key, {}).get("value") is not None
             ]
             values = np.array([figure["value"] for _, figure in shown])
             # A percentile interval need not hold the value of the data itself.
             ends = [
-                np.maximum(sign * (np.array([figure[end] for _, figure in shown]) - values), 0)
+                np.maximum(sign * (np.array([figure[end] for _, figure in shown], dtype=float) - values), 0)
                 for sign, end in ((-1, "low"), (1, "high"))
             ]
             height = [i + 0.22 * (k - (len(models) - 1) / 2) for i, _ in shown]
@@ -467,8 +474,10 @@ def main() -> None:
     print(f"{metrics['n']} films, {metrics['patients']} patient groups: {metrics['split']}")
     for part in ("multiclass", "binary"):
         for name, figure in metrics[part].items():
-            if isinstance(figure, dict) and figure.get("low") is not None:
-                print(f"{part:11} {name:18} {figure['value']:.4f} [{figure['low']:.4f}, {figure['high']:.4f}]")
+            if isinstance(figure, dict) and figure.get("value") is not None:
+                low, high = figure["low"], figure["high"]
+                interval = "" if low is None else f" [{low:.4f}, {high:.4f}]"
+                print(f"{part:11} {name:18} {figure['value']:.4f}{interval}")
     print(f"$ {shlex.join(['python', '-m', 'train.evaluate', *sys.argv[1:]])}")
 
 

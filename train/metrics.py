@@ -3,12 +3,12 @@
 Pure functions over numpy arrays; what `evaluate` and `reliability` return can be written as JSON as it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special
+from scipy import optimize, special, stats
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -156,8 +156,10 @@ def evaluate(
     Introduction to the Bootstrap", 1993, chapter 13) over patients, since films of one patient are not independent;
     all figures see the same resamples. A resample in which a figure is undefined is left out for that figure; where
     it is undefined on the data itself all three are None: the AUROC or recall of an absent class, the precision of a
-    class never answered, and macro averages over any of these. The calibration error is biased upwards in small
-    samples and more so in resamples, so its interval may lie above its value.
+    class never answered, and macro averages over any of these. Resamples of a rate of 0 or 1 all agree, so its
+    interval is that of Clopper and Pearson (Biometrika 1934), each patient a trial; any other figure that is 0 or 1 in
+    all resamples has no interval (`low` and `high` None). The calibration error is biased upwards in small samples and
+    more so in resamples, so its interval may lie above its value.
 
     Args:
         labels: (N,) int in [0, K), the truth.
@@ -190,9 +192,13 @@ def evaluate(
         "patients": len(np.unique(groups)),
         "interval": f"95% percentile bootstrap over patients, {resamples} resamples",
         "class_counts": {name: int((labels == k).sum()) for k, name in enumerate(label_names)},
-        "multiclass": _multiclass(labels, probabilities, label_names, threshold, weights),
+        "multiclass": _multiclass(labels, probabilities, label_names, threshold, weights, groups),
         "binary": _binary(
-            labels != label_names.index("NORMAL"), binary_probability(probabilities, label_names), threshold, weights
+            labels != label_names.index("NORMAL"),
+            binary_probability(probabilities, label_names),
+            threshold,
+            weights,
+            groups,
         ),
     }
     if {"BACTERIAL", "VIRAL"} <= set(label_names):
@@ -211,7 +217,17 @@ def rate(events: ArrayLike, groups: ArrayLike, *, resamples: int = 1000, seed: i
     if not len(np.asarray(groups)):
         return {"value": None, "low": None, "high": None}
     weights = _patient_weights(np.asarray(groups), resamples, seed)
-    return _figure(weights @ np.asarray(events, dtype=np.float64) / weights.sum(axis=1))
+    shares = weights @ np.asarray(events, dtype=np.float64) / weights.sum(axis=1)
+    return _figure(shares, np.asarray(groups))
+
+
+def bootstrap(
+    statistic: Callable[[Ints], float], groups: ArrayLike, *, resamples: int = 1000, seed: int = 0
+) -> dict[str, float | None]:
+    """A figure as in `evaluate` of any statistic: it is given the films' indices, in a resample some more than once."""
+    films = np.arange(len(np.asarray(groups)))
+    weights = _patient_weights(np.asarray(groups), resamples, seed).astype(int)
+    return _figure(np.array([statistic(np.repeat(films, times)) for times in weights]))
 
 
 def risk_coverage(right: ArrayLike, confidence: ArrayLike, groups: ArrayLike, **intervals: int) -> dict[str, Any]:
@@ -258,37 +274,54 @@ def _patient_weights(groups: NDArray[Any], resamples: int, seed: int) -> Floats:
 
 
 def _multiclass(
-    labels: Ints, probabilities: Floats, label_names: Sequence[str], threshold: float, weights: Floats
+    labels: Ints,
+    probabilities: Floats,
+    label_names: Sequence[str],
+    threshold: float,
+    weights: Floats,
+    groups: NDArray[Any],
 ) -> dict[str, Any]:
-    confusion = _confusion(labels, decide(probabilities, label_names, threshold), len(label_names), weights)
+    decisions = decide(probabilities, label_names, threshold)
+    confusion = _confusion(labels, decisions, len(label_names), weights)
     by_class = _by_class(confusion)
     by_class["auroc"] = np.stack([_auroc(labels == k, scores, weights) for k, scores in enumerate(probabilities.T)], 1)
     return {
-        "accuracy": _figure(_accuracy(confusion)),
+        "accuracy": _figure(_accuracy(confusion), groups),
         "balanced_accuracy": _figure(by_class["recall"].mean(axis=1)),
         **{f"macro_{name}": _figure(values.mean(axis=1)) for name, values in by_class.items()},
         "per_class": {
-            label: {"n": int((labels == k).sum())} | {name: _figure(values[:, k]) for name, values in by_class.items()}
+            label: {
+                "n": int((labels == k).sum()),
+                "precision": _figure(by_class["precision"][:, k], groups[decisions == k]),
+                "recall": _figure(by_class["recall"][:, k], groups[labels == k]),
+                **{name: _figure(by_class[name][:, k]) for name in ("f1", "auroc")},
+            }
             for k, label in enumerate(label_names)
         },
         "confusion_matrix": confusion[0].astype(int).tolist(),
     }
 
 
-def _binary(outcomes: Bools, pneumonia: Floats, threshold: float, weights: Floats) -> dict[str, Any]:
-    confusion = _confusion(outcomes, pneumonia >= threshold, 2, weights)
+def _binary(
+    outcomes: Bools, pneumonia: Floats, threshold: float, weights: Floats, groups: NDArray[Any]
+) -> dict[str, Any]:
+    positive = pneumonia >= threshold
+    confusion = _confusion(outcomes, positive, 2, weights)
     by_class = _by_class(confusion)
+    sensitivity = _figure(by_class["recall"][:, 1], groups[outcomes])
     # Which bins there are depends on the resample, so this one figure takes one resample at a time.
     ece = [
         expected_calibration_error(np.repeat(outcomes, times), np.repeat(pneumonia, times))
         for times in weights.astype(int)
     ]
     return {
-        "accuracy": _figure(_accuracy(confusion)),
-        **{name: _figure(values[:, 1]) for name, values in by_class.items()},
+        "accuracy": _figure(_accuracy(confusion), groups),
+        "precision": _figure(by_class["precision"][:, 1], groups[positive]),
+        "recall": sensitivity,
+        "f1": _figure(by_class["f1"][:, 1]),
         "macro_f1": _figure(by_class["f1"].mean(axis=1)),
-        "sensitivity": _figure(by_class["recall"][:, 1]),
-        "specificity": _figure(by_class["recall"][:, 0]),
+        "sensitivity": sensitivity,
+        "specificity": _figure(by_class["recall"][:, 0], groups[~outcomes]),
         "auroc": _figure(_auroc(outcomes, pneumonia, weights)),
         "specificity_at_sensitivity_97": _figure(_specificity_at(0.97, outcomes, pneumonia, weights)),
         "brier": _figure(weights @ (pneumonia - outcomes) ** 2 / weights.sum(axis=1)),
@@ -355,13 +388,22 @@ def _ratio(part: Floats, whole: Floats) -> Floats:
         return part / whole
 
 
-def _figure(values: Floats) -> dict[str, float | None]:
+def _figure(values: Floats, groups: NDArray[Any] | None = None) -> dict[str, float | None]:
+    """Row 0 and the interval of the others; groups: the patients of the films that a rate is of."""
     value, draws = values[0], values[1:]
     if np.isnan(value):
         return {"value": None, "low": None, "high": None}
     draws = draws[~np.isnan(draws)]
     low, high = np.percentile(draws, [2.5, 97.5]).tolist() if len(draws) else (None, None)
+    if low == high == value and value in (0, 1):
+        low, high = _exact(int(value), groups) if groups is not None else (None, None)
     return {"value": float(value), "low": low, "high": high}
+
+
+def _exact(value: int, groups: NDArray[Any]) -> tuple[float, float]:
+    patients = len(np.unique(groups))
+    interval = stats.binomtest(value * patients, patients).proportion_ci(method="exact")
+    return float(interval.low), float(interval.high)
 
 
 def _checked_probabilities(probabilities: ArrayLike, label_names: Sequence[str]) -> Floats:
