@@ -26,10 +26,11 @@ from train.fit import Config, read_config
 HERE = Path(__file__).parent
 REFERENCES = ("defended", "zoom-out")  # what the other recipes are a change of, and the second of the first
 NOT_THE_RECIPE = ("data", "out", "resume", "manifest", "workers", "calibrate", "seed", "init", "teacher")
-TONE = ("stretched histogram", "flat highlights", "flat shadows")  # which change the film, not how it is saved or sized
+TONE = ("stretched histogram", "flat highlights", "flat shadows")  # grey values; the others save, size, pad or blur
 
 Flags = dict[str, str]
 Metrics = dict[str, Any]
+Figures = dict[str, Callable[[Metrics], float]]
 
 
 def flags(recipe: dict[str, Any]) -> Flags:
@@ -53,29 +54,38 @@ def command_line(values: Flags) -> str:
     return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values.items()) or "(the defaults)"
 
 
-def worst(metrics: Metrics, name: str, *, tone: bool | None = None) -> float:
-    """A figure where it is worst: of all files that the films were judged as, or (not) of those in TONE alone."""
+def worst(metrics: Metrics, name: str, *, tone: bool) -> float:
+    """A figure where it is worst: of the files in TONE, or of all others that the films were judged as."""
     films = metrics["audit"]["counterfactuals"]["by_name"]
-    values = [film[name]["value"] for file, film in films.items() if name in film and tone in (None, file in TONE)]
+    values = [film[name]["value"] for file, film in films.items() if name in film and tone == (file in TONE)]
     return float(max(values) if name in ("flips", "ece") else min(values))
 
 
-FIGURES: dict[str, Callable[[Metrics], float]] = {
-    "AUROC": lambda metrics: metrics["binary"]["auroc"]["value"],
-    "AUROC, worst file": partial(worst, name="auroc", tone=False),
-    "AUROC, worst tone": partial(worst, name="auroc", tone=True),
-    "sensitivity, worst": partial(worst, name="sensitivity"),
-    "specificity, worst": partial(worst, name="specificity"),
-    "flips, worst": partial(worst, name="flips"),
+def worsts(name: str, shown: str) -> Figures:
+    return {f"{shown}, worst {kind}": partial(worst, name=name, tone=kind == "tone") for kind in ("file", "tone")}
+
+
+def binary(name: str) -> Callable[[Metrics], float]:
+    return lambda metrics: float(metrics["binary"][name]["value"])
+
+
+FIGURES: Figures = {
+    "AUROC": binary("auroc"),
+    **worsts("auroc", "AUROC"),
+    **worsts("sensitivity", "sensitivity"),
+    **worsts("specificity", "specificity"),
+    **worsts("flips", "flips"),
     "flips, any re-encoding": lambda metrics: metrics["audit"]["counterfactuals"]["any_re_encoding"]["flips"]["value"],
     "accuracy, 3 classes": lambda metrics: metrics["multiclass"]["accuracy"]["value"],
     "AUROC, subtype": lambda metrics: metrics["subtype"]["auroc"]["value"],
 }
-OF_MODELS = FIGURES | {
-    "accuracy": lambda metrics: metrics["binary"]["accuracy"]["value"],
-    "specificity at 97%": lambda metrics: metrics["binary"]["specificity_at_sensitivity_97"]["value"],
-    "ECE": lambda metrics: metrics["binary"]["ece"]["value"],
-    "ECE, worst": partial(worst, name="ece"),
+OF_MODELS: Figures = FIGURES | {
+    "accuracy": binary("accuracy"),
+    "sensitivity": binary("sensitivity"),
+    "specificity": binary("specificity"),
+    "specificity at 97%": binary("specificity_at_sensitivity_97"),
+    "ECE": binary("ece"),
+    **worsts("ece", "ECE"),
 }
 
 
@@ -139,7 +149,9 @@ def main(folders: list[Path], models: dict[str, Path]) -> None:
     for folder in folders:
         recipe, _, seed = folder.name.rpartition("-")
         measured = runs[recipe][seed] = json.loads((folder / "audit" / "metrics.json").read_text())
-        given[recipe] = flags(asdict(read_config(folder)))
+        own = flags(asdict(read_config(folder)))
+        if given.setdefault(recipe, own) != own:
+            raise SystemExit(f"{folder} has {command_line(own)}; expected {command_line(given[recipe])}, as before it.")
         audit = measured["audit"]["counterfactuals"]
         listed.append(
             {"recipe": recipe, "seed": seed, "films": measured["n"], "audited": audit["n"]}
@@ -164,9 +176,16 @@ def main(folders: list[Path], models: dict[str, Path]) -> None:
             p_values += [stats.ttest_1samp(values, 0).pvalue for values in differences]
     corrected = stats.false_discovery_control(p_values)
     chance = (
-        f"Of {len(p_values)} changes, {sum(p < 0.05 for p in p_values)} have an interval that leaves zero out. "
-        f"Corrected for so many comparisons (Benjamini and Hochberg), {sum(corrected < 0.05)} would have; the smallest "
-        f"corrected p is {corrected.min():.2f}."
+        f"Of {len(p_values)} comparisons ({len(changes)} changes, {len(FIGURES)} figures each), "
+        f"{sum(p < 0.05 for p in p_values)} have an interval that leaves zero out; about {0.05 * len(p_values):.0f} "
+        f"would by chance alone. Corrected for so many (Benjamini and Hochberg), {sum(corrected < 0.05)} have; the "
+        f"smallest corrected p is {corrected.min():.2f}. Three seeds can hardly show more."
+    )
+    films, audited = listed[0]["films"], listed[0]["audited"]
+    legend = (
+        "Mean over the seeds ± half its 95% interval (Student's t); below, a change is in bold where that leaves zero "
+        f"out. What is worst or flips is of the same {audited} films in every run, the rest of all {films}, so that a "
+        "worst AUROC can be above the first column."
     )
 
     measured_models = {name: json.loads((bundle / "metrics.json").read_text()) for name, bundle in models.items()}
@@ -183,7 +202,7 @@ def main(folders: list[Path], models: dict[str, Path]) -> None:
         ),
         f"{' and '.join(sides)}: the same films in other files": counterfactuals(sides),
         f"{' and '.join(sides)}: how far answers go along with what sees no lungs": baselines(sides),
-        "Short runs of one recipe each": table(["recipe", "seeds", *FIGURES], recipes),
+        "Short runs of one recipe each": f"{legend}\n\n{table(['recipe', 'seeds', *FIGURES], recipes)}",
         "The flags of the short runs": "\n".join(
             f"- **{recipe}**: `{command_line(given[recipe])}`" for recipe in order
         ),
