@@ -99,6 +99,15 @@ def test_readme_has_the_tables_of_the_recipes() -> None:
     kept = [float(cells_of(files, name)[4].split()[0]) for name in ("JPEG 50", "padded", "flat highlights")]
     first, second, third = (f"{100 * (1 - specificity):.1f}%" for specificity in kept)
     assert f"calls {first}, {second} and {third} of the healthy ill" in words
+    models = {row.split("|")[1].strip(): row.split("|")[2:5] for row in sections["Models"].splitlines()[2:]}
+    plain, shipped, without_crops = ({name: float(row[i]) for name, row in models.items()} for i in range(3))
+    assert f"though it calls {100 * (1 - plain['specificity']):.1f}% of the healthy ill" in words
+    assert f"but for that: it calls {100 * (1 - without_crops['specificity']):.1f}% of the healthy ill" in words
+    names = ("AUROC", "accuracy", "accuracy, 3 classes", "AUROC, subtype", "specificity at 97%")
+    costs = [f"{plain[name] - shipped[name]:.3f}"[1:] for name in names]
+    assert (
+        "{} of AUROC, {} of binary and {} of three-class accuracy, {} of subtype AUROC and {} of specificity at 97%"
+    ).format(*costs) in words
     along = sections["plain and shipped: how far answers go along with what sees no lungs"]
     (plain_facts, facts), (plain_blocks, blocks) = (cells_of(along, name) for name in ("file facts", "8 px blocks"))
     assert f"{facts} and {blocks}), the plain model's less so ({plain_facts} and {plain_blocks})" in words

@@ -225,9 +225,7 @@ def bootstrap(
     statistic: Callable[[Ints], float], groups: ArrayLike, *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, float | None]:
     """A figure as in `evaluate` of any statistic: it is given the films' indices, in a resample some more than once."""
-    films = np.arange(len(np.asarray(groups)))
-    weights = _patient_weights(np.asarray(groups), resamples, seed).astype(int)
-    return _figure(np.array([statistic(np.repeat(films, times)) for times in weights]))
+    return _figure(_one_by_one(statistic, _patient_weights(np.asarray(groups), resamples, seed)))
 
 
 def risk_coverage(right: ArrayLike, confidence: ArrayLike, groups: ArrayLike, **intervals: int) -> dict[str, Any]:
@@ -273,6 +271,11 @@ def _patient_weights(groups: NDArray[Any], resamples: int, seed: int) -> Floats:
     return np.vstack([np.ones(len(groups)), draws[:, patient]])  # (1 + resamples, N)
 
 
+def _one_by_one(statistic: Callable[[Ints], float], weights: Floats) -> Floats:
+    films = np.arange(weights.shape[1])
+    return np.array([statistic(np.repeat(films, times)) for times in weights.astype(int)])  # (R,)
+
+
 def _multiclass(
     labels: Ints,
     probabilities: Floats,
@@ -309,11 +312,8 @@ def _binary(
     confusion = _confusion(outcomes, positive, 2, weights)
     by_class = _by_class(confusion)
     sensitivity = _figure(by_class["recall"][:, 1], groups[outcomes])
-    # Which bins there are depends on the resample, so this one figure takes one resample at a time.
-    ece = [
-        expected_calibration_error(np.repeat(outcomes, times), np.repeat(pneumonia, times))
-        for times in weights.astype(int)
-    ]
+    # Which bins there are depends on the resample.
+    ece = _one_by_one(lambda films: expected_calibration_error(outcomes[films], pneumonia[films]), weights)
     return {
         "accuracy": _figure(_accuracy(confusion), groups),
         "precision": _figure(by_class["precision"][:, 1], groups[positive]),
@@ -325,7 +325,7 @@ def _binary(
         "auroc": _figure(_auroc(outcomes, pneumonia, weights)),
         "specificity_at_sensitivity_97": _figure(_specificity_at(0.97, outcomes, pneumonia, weights)),
         "brier": _figure(weights @ (pneumonia - outcomes) ** 2 / weights.sum(axis=1)),
-        "ece": _figure(np.array(ece)),
+        "ece": _figure(ece),
         "threshold": float(threshold),
         "confusion_matrix": confusion[0].astype(int).tolist(),
     }
