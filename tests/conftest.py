@@ -26,10 +26,10 @@ from playwright.sync_api import Browser, sync_playwright
 
 import pneumocam.model
 from pneumocam import Classifier
+from publish.model import stage
 from tests import hub as tests_hub
 from train import evaluate
 from train.fit import Config, fit, save_bundle
-from train.publish import stage
 
 # No test may reach beyond loopback: a library that tries is told so at once instead of hanging.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -24,9 +24,9 @@ from pneumocam import Classifier, predict
 from pneumocam.cli import main
 from tests.conftest import EXAMPLES, App
 from tests.hub import Hub, serve
-from tests.test_handler import dicom
+from tests.service.test_handler import dicom
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 FILM = ROOT / "examples" / "person1946_bacteria_4874.jpeg"
 REPO = "lung/pneumocam"

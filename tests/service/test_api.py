@@ -32,8 +32,8 @@ from pneumocam import Classifier, RadiographError, load_radiograph, predict, pre
 from pneumocam.batching import Batcher
 from pneumocam.predict import describe
 from tests.conftest import EXAMPLES, ROOT, App
-from tests.test_batching import Gated
-from tests.test_handler import dicom
+from tests.service.test_handler import dicom
+from tests.unit.test_batching import Gated
 
 NORMAL = next(film for film in EXAMPLES if "NORMAL" in film.name)
 BACTERIAL = next(film for film in EXAMPLES if "bacteria" in film.name)

@@ -253,7 +253,7 @@ def test_the_date_is_today_s_in_utc(sure: Prediction) -> None:
 
 
 def test_the_version_is_the_package_s() -> None:
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     assert pneumocam.__version__ == project["version"]
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 import pneumocam.model
 from pneumocam import BundleError
-from tests.test_model import JUNK, KEYS
+from tests.unit.test_model import JUNK, KEYS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "docs" / "pneumocam.schema.json").read_text())
 BUNDLED = json.loads((ROOT / "model" / "pneumocam.json").read_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)

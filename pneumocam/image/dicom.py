@@ -14,10 +14,10 @@ from PIL import Image
 from pydicom import FileDataset, uid
 from pydicom.pixels.processing import apply_modality_lut, apply_voi, apply_windowing
 
-from pneumocam.checks import COSTLY, DamagedImage, MultiFrame, NotARadiograph, UnsupportedDicom, check_size
-from pneumocam.container import check_jpeg
-from pneumocam.decoders import APART_SYNTAXES, only_frame, parse_dicom, stored_values
-from pneumocam.grey import by_level, flatten, flatten_deep, to_uint8
+from pneumocam.image.errors import COSTLY, DamagedImage, MultiFrame, NotARadiograph, UnsupportedDicom, check_size
+from pneumocam.image.grayscale import by_level, flatten, flatten_deep, to_uint8
+from pneumocam.image.headers import check_jpeg
+from pneumocam.image.sandbox import APART_SYNTAXES, only_frame, parse_dicom, stored_values
 
 MODALITIES = ("CR", "DX", "RG", "OT")
 

@@ -24,7 +24,7 @@ from handler import EndpointHandler
 from pneumocam import Classifier, predict
 from tests.conftest import EXAMPLES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FILM = EXAMPLES[0]
 EMULATOR = ROOT / ".emulator"
 

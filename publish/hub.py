@@ -71,9 +71,10 @@ def make_empty(folder: Path) -> None:
 
 def write_package(folder: Path) -> None:
     """Add `pneumocam/` and `requirements.txt`: the package, which is on no index, and what it needs."""
-    (folder / "pneumocam").mkdir()
-    for module in (ROOT / "pneumocam").glob("*.py"):
-        shutil.copyfile(module, folder / "pneumocam" / module.name)
+    for module in (ROOT / "pneumocam").rglob("*.py"):
+        target = folder / module.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(module, target)
     needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     # Not the pins of this repository's requirements.txt: a Space installs them together with gradio[oauth,mcp], which
     # holds pydantic down, and on ZeroGPU with an older PyTorch. Of exact versions none would be left.

@@ -18,15 +18,15 @@ from huggingface_hub import HfApi
 from packaging.requirements import Requirement
 
 from pneumocam import BundleError, Classifier, load_radiograph, predict
+from publish.hub import PublishError, files, sign_in
+from publish.model import Config, publish, run, stage
 from tests.conftest import EXAMPLES, SUBTYPES
 from tests.hub import Hub
-from train.hub import PublishError, files, sign_in
-from train.publish import Config, publish, run, stage
 
 # The Hub's client uploads large files in a way that its own HTTP library calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 REPO = "lung/film"
 
 

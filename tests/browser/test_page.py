@@ -21,10 +21,10 @@ from pneumocam import Classifier, Prediction, RadiographError, predict
 from pneumocam.cli import COLUMNS, table_row
 from pneumocam.report import report
 from tests.conftest import EXAMPLES, App, running_app
-from tests.test_image import dicom
+from tests.unit.test_image import dicom
 
 expect.set_options(timeout=60_000)  # on cores that are busy
-WEB = Path(__file__).parents[1] / "web"
+WEB = Path(__file__).parents[2] / "web"
 TEXTS: dict[str, dict[str, str]] = json.loads((WEB / "i18n.json").read_text())
 EN = TEXTS["en"]
 BACTERIAL = next(film for film in EXAMPLES if "bacteria" in film.name)

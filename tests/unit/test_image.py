@@ -22,7 +22,6 @@ from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 
-from pneumocam import decoders
 from pneumocam.image import (
     Blank,
     DamagedImage,
@@ -35,6 +34,7 @@ from pneumocam.image import (
     TooSmall,
     UnsupportedDicom,
     load_radiograph,
+    sandbox,
 )
 
 Array = NDArray[Any]
@@ -447,7 +447,7 @@ def test_too_many_pixels(source: Any) -> None:
 )
 def test_a_bomb_is_refused_by_its_header(bomb: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image.Image, "load", lambda _self: pytest.fail("decoded"))
-    monkeypatch.setattr(decoders, "pixel_array", lambda *_args, **_options: pytest.fail("decoded"))
+    monkeypatch.setattr(sandbox, "pixel_array", lambda *_args, **_options: pytest.fail("decoded"))
     refused(bomb, TooLarge, "too_large", "Export it at a lower resolution")
 
 
@@ -537,7 +537,7 @@ def test_a_codestream_that_aborts_gdcm_is_damaged_and_leaves_the_process_alive(t
 
 
 def test_a_codestream_larger_than_its_header_is_refused_undecoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoders, "pixel_array", lambda *_args, **_options: pytest.fail("decoded"))
+    monkeypatch.setattr(sandbox, "pixel_array", lambda *_args, **_options: pytest.fail("decoded"))
     large = film(8, 192, 160)
     jls = pydicom.dcmread(io.BytesIO(compressed(large, uid.JPEGLSLossless, encoding_plugin="pyjpegls")))
     for data in (

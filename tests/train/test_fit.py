@@ -30,7 +30,7 @@ from train.data import DataError, Film, FilmDataset, Manifest
 from train.fit import Config, create_model, fit, main, read_config, soft_targets, training_films
 
 COLUMNS = ["seed", "epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_auroc", "seconds"]
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def log(folder: Path) -> list[dict[str, str]]:

@@ -11,7 +11,7 @@ from tests.conftest import EXAMPLES
 from tests.hostile import corpus
 from train.evaluate import render_card
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 METRICS = json.loads((ROOT / "model" / "metrics.json").read_text())
 

@@ -12,7 +12,7 @@ from nbformat import NotebookNode
 from pneumocam import Classifier, predict
 from tests.conftest import EXAMPLES
 
-TOUR = Path(__file__).parents[1] / "examples" / "tour.ipynb"
+TOUR = Path(__file__).parents[2] / "examples" / "tour.ipynb"
 FILM = TOUR.with_name("person1946_bacteria_4874.jpeg")
 
 

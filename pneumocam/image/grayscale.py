@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pneumocam.checks import DamagedImage
+from pneumocam.image.errors import DamagedImage
 
 _FULL_SCALES = (255, 1023, 4095, 16383, 65535)
 

@@ -11,15 +11,15 @@ from huggingface_hub import HfApi, SpaceCard, metadata_load
 from packaging.requirements import Requirement
 
 from pneumocam import BundleError
+from publish.hub import PublishError, files, sign_in
+from publish.model import Config, publish, run
+from publish.space import publish_space, stage_space
 from tests.hub import Hub
-from train.hub import PublishError, files, sign_in
-from train.publish import Config, publish, run
-from train.space import publish_space, stage_space
 
 # The Hub's client uploads large files in a way that its own HTTP library calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SPACE, REPO = "lung/page", "lung/film"
 MODEL = f"{REPO}@v1.0"
 

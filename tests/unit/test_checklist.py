@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CHECKLIST = (ROOT / "docs" / "checklist.md").read_text()
 DOCUMENTS = {"card": "model_card.md", "README": "README.md"}
 PLACES = sorted(set(re.findall(r"`(card|README|metrics\.json|pneumocam\.json)#([^`]+)`", CHECKLIST)))

@@ -25,7 +25,7 @@ from tests import hostile
 from tests.conftest import EXAMPLES, App, running_app
 from tests.hostile import NAMES, SECRET, WHOLE, Hostile
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CODES = {kind.code for kind in RadiographError.__subclasses__() if kind.__module__.startswith("pneumocam")}
 # Of CPU; 64 megapixels of JPEG 2000 take about 3.
 SECONDS = 8

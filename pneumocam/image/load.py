@@ -1,7 +1,6 @@
-"""Any upload -> a checked 8-bit grayscale radiograph, or one of the errors of `pneumocam.checks`.
+"""Any upload -> a checked 8-bit grayscale radiograph, or one of the errors of `pneumocam.image.errors`.
 
-`pneumocam.dicom` reads DICOM and `pneumocam.grey` makes grey levels of samples. A DICOM's patient, dates and
-identifiers are never parsed, and nothing of an upload is logged, warned or quoted.
+A DICOM's patient, dates and identifiers are never parsed, and nothing of an upload is logged, warned or quoted.
 """
 
 import os
@@ -15,41 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
-from pneumocam.checks import (
+from pneumocam.image.dicom import from_dicom
+from pneumocam.image.errors import (
     COSTLY,
-    MIN_SIDE,
-    Blank,
     DamagedImage,
     MultiFrame,
     NotAnImage,
-    NotARadiograph,
     RadiographError,
     TooLarge,
-    TooSmall,
-    UnsupportedDicom,
     check_contrast,
     check_size,
 )
-from pneumocam.container import check_exif, check_jpeg, check_tiff
-from pneumocam.decoders import Bounded, quiet
-from pneumocam.dicom import from_dicom
-from pneumocam.grey import flatten, flatten_deep, to_uint8
-
-__all__ = [
-    "MIN_SIDE",
-    "Blank",
-    "DamagedImage",
-    "MultiFrame",
-    "NotARadiograph",
-    "NotAnImage",
-    "Radiograph",
-    "RadiographError",
-    "Source",
-    "TooLarge",
-    "TooSmall",
-    "UnsupportedDicom",
-    "load_radiograph",
-]
+from pneumocam.image.grayscale import flatten, flatten_deep, to_uint8
+from pneumocam.image.headers import check_exif, check_jpeg, check_tiff
+from pneumocam.image.sandbox import Bounded, quiet
 
 _ACCEPTED = "Accepted are JPEG, PNG, TIFF, BMP, WebP, single-frame GIF and DICOM"
 _SIGNATURE = re.compile(

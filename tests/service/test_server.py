@@ -35,7 +35,7 @@ from server import folder
 from server.guard import clear_event
 from server.rules import RequestError, find_route, parse
 from tests.conftest import EXAMPLES, ROOT, App
-from tests.test_handler import dicom
+from tests.service.test_handler import dicom
 
 FILM = EXAMPLES[-1]
 FAR = "http://films.example.org/film.png"  # no test may look this name up

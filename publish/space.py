@@ -9,8 +9,7 @@ from gradio_client import Client, handle_file
 from huggingface_hub import HfApi, SpaceCard, SpaceHardware, SpaceStage
 
 from pneumocam import Classifier, predict
-from train.evaluate import GALLERY
-from train.hub import (
+from publish.hub import (
     FILMS,
     ROOT,
     TOLERANCE,
@@ -22,6 +21,7 @@ from train.hub import (
     upload,
     write_package,
 )
+from train.evaluate import GALLERY
 
 COPIED = (
     *("app.py", "view.py", "web/*", "api/*.py", "server/*.py", "docs/prediction.schema.json", "LICENSE"),

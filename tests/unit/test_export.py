@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pneumocam import Classifier, load_radiograph
+from publish.onnx import export_onnx
 from tests.conftest import EXAMPLES
-from train.export import export_onnx
 
 
 @pytest.mark.parametrize(("architecture", "channels"), [("test_resnet", 1), ("convnext_atto", 3)])

@@ -1,0 +1,288 @@
+"""Publish on the Hugging Face Hub: a bundle as a model repository, and the page over a published model as a Space.
+
+    python -m train.publish model --repo owner/name --dry-run                 # only write the folder, to look at it
+    python -m train.publish model --repo owner/name --revision v1.0           # signed in by HF_TOKEN or `hf auth login`
+    python -m train.publish --space owner/page --model owner/name@v1.0        # the same with --dry-run
+
+A model is checked, uploaded, pulled back, compared, and tagged last. A Space is uploaded, awaited, and asked about one
+film. The same command again changes nothing, and goes on where an earlier one failed.
+"""
+
+import filecmp
+import hashlib
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Literal
+
+import jinja2
+import numpy as np
+import onnxruntime
+import torch
+import tyro
+from huggingface_hub import HfApi
+
+from pneumocam import BundleError, Classifier, load_radiograph, predict_many
+from publish.hub import (
+    FILMS,
+    ROOT,
+    TOLERANCE,
+    PublishError,
+    attempt,
+    differing,
+    files,
+    make_empty,
+    say,
+    sign_in,
+    upload,
+    write_package,
+)
+from publish.onnx import export_onnx
+from publish.space import publish_space, stage_space
+from train.evaluate import GALLERY, render_card
+
+COPIED = (".json", ".safetensors", ".png", ".csv")
+WRITTEN = ("README.md", "model.onnx", "predictions.json", "handler.py", "pneumocam", "requirements.txt", "SHA256SUMS")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to publish, and where: a model by BUNDLE and --repo, or a Space by --space and --model."""
+
+    bundle: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="BUNDLE")] = None
+    """Of a model: its bundle's folder with its metrics.json, as train.evaluate leaves it."""
+    repo: str | None = None
+    """Of a model: its repository, owner/name; made if there is none."""
+    revision: str | None = None
+    """Of a model: the version to tag, such as v1.0; without it the upload stays untagged."""
+    space: str | None = None
+    """The Space, owner/name; made if there is none."""
+    model: str | None = None
+    """Of a Space: the published model that it serves, owner/name@revision."""
+    hardware: Literal["cpu-basic", "zero-a10g"] | None = None
+    """Of a Space that is made: what it runs on. zero-a10g is ZeroGPU, all that a free account may have."""
+    private: bool = False
+    """Make the repository or the Space private."""
+    dry_run: bool = False
+    """Only write the folder that would be uploaded; needs no token and no network."""
+    out: Path = Path("runs/publish")
+    """Where --dry-run writes it: a new or empty folder."""
+
+
+def run(config: Config) -> None:
+    """Write the folder and, unless it is a dry run, publish it.
+
+    Raises:
+        PublishError, BundleError: as in `stage`, `sign_in`, `publish` and `publish_space`; or the options are those of
+            neither a model nor a Space.
+    """
+    match config:
+        case Config(bundle=Path() as bundle, repo=str() as repo, space=None, model=None, hardware=None):
+            _run_model(config, bundle, repo)
+        case Config(bundle=None, repo=None, revision=None, space=str() as space, model=str() as model):
+            _run_space(config, space, model)
+        case _:
+            names = ("bundle", "repo", "revision", "space", "model", "hardware")
+            given = ["BUNDLE" if name == "bundle" else f"--{name}" for name in names if getattr(config, name)]
+            raise PublishError(
+                f"{' '.join(given) or 'Nothing'} came; expected BUNDLE --repo owner/name [--revision v1.0] for a "
+                "model, or --space owner/name --model owner/name@v1.0 [--hardware zero-a10g] for a Space."
+            )
+
+
+def _run_model(config: Config, bundle: Path, repo: str) -> None:
+    _check("--repo", repo, r"[\w.-]+/[\w.-]+", "owner/name")
+    if config.revision:
+        _check("--revision", config.revision, r"v\d[\w.-]*", "a version such as v1.0")
+    if config.dry_run:
+        stage(bundle, config.out, repo=repo)
+        say(f"{config.out} is what would be uploaded")
+        return
+    api = sign_in(repo)
+    with TemporaryDirectory() as folder:
+        stage(bundle, Path(folder), repo=repo)
+        publish(api, Path(folder), repo, tag=config.revision, private=config.private)
+
+
+def _run_space(config: Config, space: str, model: str) -> None:
+    _check("--space", space, r"[\w.-]+/[\w.-]+", "owner/name")
+    _check("--model", model, r"[\w.-]+/[\w.-]+@[\w.-]+", "owner/name@revision, such as owner/name@v1.0")
+    if config.dry_run:
+        stage_space(model, config.out)
+        say(f"{config.out} is what would be uploaded")
+        return
+    api = sign_in(space)
+    with TemporaryDirectory() as folder:
+        stage_space(model, Path(folder))
+        publish_space(api, Path(folder), space, model, private=config.private, hardware=config.hardware)
+
+
+def _check(option: str, value: str, pattern: str, expected: str) -> None:
+    if not re.fullmatch(pattern, value):
+        raise PublishError(f"{option} is {value!r}; expected {expected}.")
+
+
+def stage(bundle: Path, folder: Path, *, repo: str | None = None) -> None:
+    """Check a bundle and write the very folder that goes to the Hub.
+
+    It holds the bundle's own files, the card filled in anew, `model.onnx`, `predictions.json` on the films of
+    examples/, what an Inference Endpoint runs (`handler.py`, `pneumocam/`, `requirements.txt`), and `SHA256SUMS` for
+    `sha256sum --check`. Written again on the same machine, every byte is the same.
+
+    Args:
+        bundle: the bundle's folder.
+        folder: a new or empty one.
+        repo: owner/name, for the card's lines that tell how to load it.
+
+    Raises:
+        BundleError: the bundle does not load.
+        PublishError: a file in it has no business there, it was not measured, or its card lacks a number.
+    """
+    say(f"Checking {bundle} ...")
+    classifier = Classifier.from_pretrained(f"local-dir:{bundle}")
+    card = _card(classifier, bundle, repo)
+    own = [path for path in sorted(bundle.iterdir()) if path.name not in (*WRITTEN, GALLERY)]
+    if odd := [path.name for path in own if not path.is_file() or path.suffix not in COPIED]:
+        raise PublishError(
+            f"{bundle} holds {', '.join(odd)}; expected only files of {', '.join(COPIED)} and the card. Pickles are "
+            "never published; take away what does not belong there."
+        )
+    make_empty(folder)
+
+    say(f"Writing {folder} ...")
+    for path in own:
+        shutil.copyfile(path, folder / path.name)
+    (folder / "README.md").write_text(card)
+    export_onnx(classifier, folder / "model.onnx")
+    _check_onnx(classifier, folder / "model.onnx")
+    (folder / "predictions.json").write_text(json.dumps(_predictions(classifier), indent=2) + "\n")
+    shutil.copyfile(ROOT / "handler.py", folder / "handler.py")
+    write_package(folder)
+    sums = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files(folder).items()}
+    (folder / "SHA256SUMS").write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
+
+
+def publish(api: HfApi, folder: Path, repo: str, *, tag: str | None = None, private: bool = False) -> str:
+    """Bring a staged folder to the Hub in one commit, pull that into an empty cache, verify it, tag it.
+
+    Returns:
+        The commit. It is the one that is there already if that holds the same.
+
+    Raises:
+        PublishError: nothing was changed, or it is said what was. A tag is only ever on a commit that was verified.
+    """
+    with attempt(f"Opening {repo}", "Nothing was uploaded; check that the token may write there."):
+        api.create_repo(repo, private=private or None, exist_ok=True)
+        info = api.model_info(repo)
+        tags = {x.name: x.target_commit for x in api.list_repo_refs(repo).tags}
+        commit = tags.get(tag or "", str(info.sha))
+        changed = differing(api, repo, commit, folder, "model")
+    there = {x.rfilename for x in info.siblings or ()} - {".gitattributes"}
+    if private and not info.private:
+        raise PublishError(f"{repo} is public already, so --private cannot hold. Make it private on the Hub first.")
+    if there - {"README.md"} and "pneumocam.json" not in there:
+        raise PublishError(
+            f"{repo} holds {', '.join(sorted(there))}; expected a PneumoCAM bundle or nothing. Give another --repo."
+        )
+    if changed and tag in tags:
+        raise PublishError(
+            f"{tag} of {repo} is another model: commit {commit} differs in {', '.join(changed)}. A version that is "
+            "out does not change; give this one another --revision."
+        )
+
+    if changed:
+        say(f"Uploading to {repo} ...")
+        with attempt("The upload", f"{repo} was not tagged. Run the same command again; it goes on from there."):
+            commit = upload(api, repo, commit, folder, there, "model")
+    say(f"Pulling {repo} at {commit} and comparing ...")
+    _verify(api, repo, commit, folder)
+    if tag and tag not in tags:
+        with attempt(f"Tagging {commit}", "It is uploaded and verified. Run the same command again to tag it."):
+            api.create_tag(repo, tag=tag, revision=commit)
+    say(f"{repo} holds this model: hf-hub:{repo}@{tag or commit}")
+    return commit
+
+
+def _card(classifier: Classifier, bundle: Path, repo: str | None) -> str:
+    metrics, again = classifier.metrics, f"Run `python -m train.evaluate {bundle} --data DIR`."
+    if metrics is None:
+        raise PublishError(f"{bundle / 'metrics.json'} is missing: expected the figures of these weights. {again}")
+    try:
+        both = {
+            "revision": (metrics["model"]["revision"], classifier.revision),
+            "manifest": (metrics["manifest_sha256"], classifier.training["manifest_sha256"]),
+            "threshold": (metrics["binary"]["threshold"], classifier.operating_point.threshold),
+        }
+        card = render_card(classifier, dict(metrics), repo=repo)
+    except (KeyError, TypeError, jinja2.UndefinedError) as error:
+        raise PublishError(
+            f"The card of {bundle} cannot be filled in: {error} is missing or no number. {again}"
+        ) from error
+    for name, (found, expected) in both.items():
+        if found != expected:
+            raise PublishError(
+                f"{bundle / 'metrics.json'} is not of this model and its validation films: its {name} is {found}; "
+                f"expected {expected}. {again}"
+            )
+    return card
+
+
+def _check_onnx(classifier: Classifier, path: Path) -> None:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for film in FILMS:
+        batch = classifier.transform(load_radiograph(film))[None]  # (1, C, H, W)
+        with torch.no_grad():
+            expected = classifier.head(classifier.features(batch)).numpy()  # (1, K)
+        found = session.run(["logits"], {"image": batch.numpy()})[0]  # (1, K)
+        if not np.allclose(found, expected, rtol=1e-3, atol=1e-3):
+            raise PublishError(f"ONNX Runtime gives {found} for {film.name}; expected PyTorch's {expected}.")
+
+
+def _predictions(classifier: Classifier) -> dict[str, Any]:
+    return {
+        "films": "examples/ of the PneumoCAM repository; see its README.md for source and licence",
+        "tolerance": TOLERANCE,
+        "predictions": [
+            {
+                "film": film.name,
+                "sha256": hashlib.sha256(film.read_bytes()).hexdigest(),
+                "status": answer.status,
+                "label": answer.label,
+                "probabilities": {name: round(p, 6) for name, p in answer.probabilities.items()},
+            }
+            for film, answer in zip(FILMS, predict_many(classifier, FILMS), strict=True)
+        ],
+    }
+
+
+def _verify(api: HfApi, repo: str, commit: str, folder: Path) -> None:
+    """Pull a commit as anybody would, with nothing cached, and see that files and answers are those of the folder."""
+    after = "Nothing was tagged. Run the same command again; if that fails too, look at the commit on the Hub."
+    with TemporaryDirectory() as cache:
+        with attempt(f"Pulling {repo} at {commit}", after):
+            pulled = Path(api.snapshot_download(repo, revision=commit, cache_dir=cache))
+        _, different, missing = filecmp.cmpfiles(folder, pulled, files(folder), shallow=False)
+        if different or missing:
+            raise PublishError(
+                f"{repo} at {commit} gives back another {', '.join(different + missing)} than was uploaded. {after}"
+            )
+        answers = _predictions(Classifier.from_pretrained(f"local-dir:{pulled}"))["predictions"]
+    stored = json.loads((folder / "predictions.json").read_text())["predictions"]
+    for answer, expected in zip(answers, stored, strict=True):
+        for name, p in expected["probabilities"].items():
+            if abs(answer["probabilities"][name] - p) > TOLERANCE:
+                raise PublishError(f"The model pulled answers {answer}; expected {expected}. {after}")
+
+
+def main() -> None:
+    try:
+        run(tyro.cli(Config, description=__doc__))
+    except (PublishError, BundleError) as error:
+        raise SystemExit(f"train.publish: {error}") from None
+
+
+if __name__ == "__main__":
+    main()
