@@ -157,7 +157,7 @@ def test_a_request_that_is_not_understood_is_said(
 def repository(staged_bundled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model repository; its package's disclaimer tells it from the checkout's."""
     folder = Path(shutil.copytree(staged_bundled, tmp_path_factory.mktemp("hub") / "film"))
-    for module in (folder / "pneumocam").iterdir():
+    for module in (folder / "pneumocam").rglob("*.py"):
         text = re.sub("^DISCLAIMER = .*", 'DISCLAIMER = "The copy."', module.read_text(), flags=re.MULTILINE)
         module.write_text(text)
     return folder

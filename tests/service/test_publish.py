@@ -64,7 +64,7 @@ def writes(hub: Hub) -> list[str]:
 
 def test_the_folder_is_complete_and_the_same_each_time(measured: Path, staged: Path, tmp_path: Path) -> None:
     folder = contents(staged)
-    package = {f"pneumocam/{path.name}": path.read_bytes() for path in (ROOT / "pneumocam").glob("*.py")}
+    package = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in (ROOT / "pneumocam").rglob("*.py")}
     copied = contents(measured) | package | {"handler.py": (ROOT / "handler.py").read_bytes()}
     del copied["README.md"]
     copied.pop("failures.png", None)  # shows films of the data
