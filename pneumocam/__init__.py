@@ -11,6 +11,7 @@ Research and teaching only: never a diagnosis.
 from pneumocam.image import (
     Blank,
     DamagedImage,
+    InternalError,
     MultiFrame,
     NotAnImage,
     NotARadiograph,
@@ -32,6 +33,7 @@ __all__ = [
     "BundleError",
     "Classifier",
     "DamagedImage",
+    "InternalError",
     "Loaded",
     "MultiFrame",
     "NotARadiograph",

@@ -14,10 +14,11 @@ from PIL import Image
 from pydicom import FileDataset, uid
 from pydicom.pixels.processing import apply_modality_lut, apply_voi, apply_windowing
 
-from pneumocam.image.errors import COSTLY, DamagedImage, MultiFrame, NotARadiograph, UnsupportedDicom, check_size
+from pneumocam.image.decoder import SUBPROCESS_SYNTAXES, parse_dicom
+from pneumocam.image.errors import EXPENSIVE, DamagedImage, MultiFrame, NotARadiograph, UnsupportedDicom, check_size
 from pneumocam.image.grayscale import by_level, flatten, flatten_deep, to_uint8
 from pneumocam.image.headers import check_jpeg
-from pneumocam.image.sandbox import APART_SYNTAXES, only_frame, parse_dicom, stored_values
+from pneumocam.image.sandbox import only_frame, stored_values
 
 MODALITIES = ("CR", "DX", "RG", "OT")
 
@@ -25,7 +26,7 @@ MODALITIES = ("CR", "DX", "RG", "OT")
 _OTHER_MODALITIES = ("CT", "DOC", "ECG", "ES", "IO", "MG", "MR", "NM", "PT", "PX", "RF", "SEG", "SR", "US", "XA", "XC")
 _SYNTAXES = (
     *(uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian, uid.RLELossless),
-    *(uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, *APART_SYNTAXES),
+    *(uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, *SUBPROCESS_SYNTAXES),
 )
 _JPEG_FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 
@@ -69,8 +70,8 @@ def _check_dicom(dataset: FileDataset, max_pixels: int) -> None:
         raise NotARadiograph("This DICOM has no pixel data: a report, or a file cut short. Upload the film itself.")
     if int(dataset.get("NumberOfFrames") or 1) > 1:
         raise MultiFrame("This DICOM holds several frames; one film is accepted at a time. Export a single frame.")
-    costly = int(dataset.SamplesPerPixel) * int(dataset.BitsAllocated) > 16
-    check_size(int(dataset.Columns), int(dataset.Rows), max_pixels // (COSTLY if costly else 1))
+    expensive = int(dataset.SamplesPerPixel) * int(dataset.BitsAllocated) > 16
+    check_size(int(dataset.Columns), int(dataset.Rows), max_pixels // (EXPENSIVE if expensive else 1))
     if not re.match("MONOCHROME[12]$|RGB$|YBR_", dataset.PhotometricInterpretation):
         raise _unsupported("has a colour palette or a rare colour space")
     syntax = dataset.file_meta.TransferSyntaxUID

@@ -1,4 +1,4 @@
-"""What an upload is refused for: the errors, and the checks of size and contrast.
+"""The errors of image reading, and the checks of size and contrast.
 
 RadiographError (ValueError)     code
   NotAnImage                     not_an_image         nothing that is read here
@@ -10,7 +10,9 @@ RadiographError (ValueError)     code
   UnsupportedDicom               unsupported_dicom    DICOM in an encoding that is not read here
   Blank                          blank                nearly one grey level everywhere
 
-Their messages say what came, what is accepted, and the remedy; never a file name nor a value out of the file.
+InternalError (RuntimeError)       internal_error       the service failed, whatever the image
+
+Their messages say what came, what is accepted, and the remedy. They hold no file name and no value out of the file.
 """
 
 # ruff: noqa: N818 - an exception here is named by what is wrong, and its base says Error.
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 MIN_SIDE = 64
-COSTLY = 4  # only one in so many pixels is accepted where each takes several times the memory of others
+EXPENSIVE = 4  # the limit on pixels is divided by this where a pixel takes several times the usual memory
 
 
 class RadiographError(ValueError):
@@ -70,6 +72,23 @@ class UnsupportedDicom(RadiographError):
 
 class Blank(RadiographError):
     code = "blank"
+
+
+class InternalError(RuntimeError):
+    """The service could not read an image, and the image is not the cause: try the same image again later.
+
+    Raised when there is no memory or no process for a decoder, no Python interpreter to run it, or no result in time.
+
+    Attributes:
+        code: "internal_error".
+        message: what failed and the remedy.
+    """
+
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:

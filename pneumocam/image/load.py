@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
+from pneumocam.image.decoder import Bounded
 from pneumocam.image.dicom import from_dicom
 from pneumocam.image.errors import (
-    COSTLY,
+    EXPENSIVE,
     DamagedImage,
+    InternalError,
     MultiFrame,
     NotAnImage,
     RadiographError,
@@ -27,7 +29,7 @@ from pneumocam.image.errors import (
 )
 from pneumocam.image.grayscale import flatten, flatten_deep, to_uint8
 from pneumocam.image.headers import check_exif, check_jpeg, check_tiff
-from pneumocam.image.sandbox import Bounded, quiet
+from pneumocam.image.sandbox import silenced
 
 _ACCEPTED = "Accepted are JPEG, PNG, TIFF, BMP, WebP, single-frame GIF and DICOM"
 _SIGNATURE = re.compile(
@@ -89,7 +91,8 @@ def load_radiograph(source: Source, *, max_bytes: int = 20_000_000, max_pixels: 
         The film as 8-bit grayscale, upright, brighter where denser.
 
     Raises:
-        RadiographError: one of its subclasses, if this is not one whole, readable, large enough film.
+        RadiographError: one of its subclasses, if this is not one whole, readable, large enough radiograph.
+        InternalError: if the service failed, not the image; the same image may be read later.
         OSError: if a path cannot be opened (FileNotFoundError, IsADirectoryError, PermissionError).
     """
     if isinstance(source, np.ndarray):
@@ -150,10 +153,12 @@ def _guarded(decode: Callable[..., Decoded], *args: object, what: str | None) ->
     """Let no decoder's own exception out: what it says can quote the file."""
     failure: RadiographError
     try:
-        with quiet:
+        with silenced:
             return decode(*args)
-    except (RadiographError, MemoryError):
+    except (RadiographError, InternalError):
         raise
+    except MemoryError:
+        raise InternalError("There is not enough memory to read this image now. Try again later.") from None
     except Image.DecompressionBombError:
         failure = TooLarge(f"The {what} claims far more pixels than are accepted. Export it at a lower resolution.")
     except Exception:
@@ -219,7 +224,7 @@ def _from_picture(picture: Image.Image, max_pixels: int, data: bytes = b"") -> D
             f"The {picture.format} holds several pictures; one film is accepted at a time. Save the one you mean "
             "as a file of its own."
         )
-    check_size(*picture.size, max_pixels // (COSTLY if _is_costly(picture) else 1))
+    check_size(*picture.size, max_pixels // (EXPENSIVE if _is_expensive(picture) else 1))
     came_turned = _orientation(picture) > 1
     deep = _read_deep(data, picture.format) if data and picture.format in ("PNG", "TIFF") else None
     picture.load()
@@ -234,7 +239,7 @@ def _from_picture(picture: Image.Image, max_pixels: int, data: bytes = b"") -> D
     return pixels, picture.format or "PIL", steps
 
 
-def _is_costly(picture: Image.Image) -> bool:
+def _is_expensive(picture: Image.Image) -> bool:
     """Whether a pixel takes several times the usual memory, or time, on its way."""
     deep = len(picture.getbands()) > 1 and ";16" in _raw_mode(picture)
     run_lengths = picture.format == "BMP" and picture.info.get("compression") in (1, 2)  # undone in Python

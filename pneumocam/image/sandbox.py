@@ -1,40 +1,31 @@
-"""Pillow, pydicom and GDCM, kept quiet, within bounds, and apart where they can bring the process down.
-
-Run as a script, this file decodes the DICOM on standard input: so it imports nothing of this package, which would load
-PyTorch.
-"""
+"""Pillow, pydicom and GDCM, silenced and within bounds; a subprocess for decoders that can end or fill a process."""
 
 import ctypes
 import io
 import logging
 import os
+import re
 import struct
 import subprocess
 import sys
 import threading
 import warnings
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, _imaging
-from pydicom import FileDataset, config, dcmread, uid
+from pydicom import FileDataset, config, uid
 from pydicom.encaps import get_frame
 from pydicom.pixels.utils import pixel_array
 
-# GDCM aborts on damaged data, and OpenJPEG takes gigabytes and minutes for a header of 200 bytes.
-GDCM_SYNTAXES = (uid.JPEGLossless, uid.JPEGLosslessSV1, uid.JPEGLSLossless, uid.JPEGLSNearLossless)
-APART_SYNTAXES = (*GDCM_SYNTAXES, uid.JPEG2000Lossless, uid.JPEG2000)
-APART_BYTES = 1 << 30  # of address space; 64 megapixels of 16 bits take 0.6 GB
-APART_SECONDS = 20  # of CPU; those take about 3
+from pneumocam.image import decoder
+from pneumocam.image.decoder import READY, SUBPROCESS_SECONDS, SUBPROCESS_SYNTAXES, Bounded
+from pneumocam.image.errors import InternalError
 
-_DICOM_TAGS = [  # all of a DICOM that is ever parsed
-    *("Modality", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "Rows"),
-    *("Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "WindowCenter", "WindowWidth"),
-    *("VOILUTFunction", "VOILUTSequence", "RescaleIntercept", "RescaleSlope", "ModalityLUTSequence"),
-    *("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelData"),
-]
+_SIGKILL = 9
 
 Array = NDArray[Any]
 
@@ -45,24 +36,7 @@ with suppress(AttributeError, OSError):
     _libtiff.TIFFSetWarningHandler(None)
 
 
-class Bounded(io.BytesIO):
-    """An upload that can be read in so many steps and no more.
-
-    Decoders go over a file's parts in Python, as many as it has: a million empty ones keep them busy for minutes.
-    """
-
-    def __init__(self, data: bytes, steps: int) -> None:
-        super().__init__(data)
-        self.steps = steps
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        self.steps -= 1
-        if self.steps < 0:
-            raise ValueError("The upload consists of far more parts than a picture.")
-        return super().read(size)
-
-
-class _Quiet:
+class _Silenced:
     """Hold back what the decoders would warn or log.
 
     Warning filters, log levels and pydicom's settings belong to the process, not to the thread: so the first who comes
@@ -93,19 +67,7 @@ class _Quiet:
             logger.setLevel(logging.CRITICAL + 1)
 
 
-quiet = _Quiet()
-
-
-def parse_dicom(data: bytes) -> FileDataset:
-    dataset = dcmread(Bounded(data, steps=50_000), force=True, specific_tags=_DICOM_TAGS)
-    if not dataset.file_meta.get("TransferSyntaxUID"):
-        implicit, little_endian = dataset.original_encoding
-        explicit = uid.ExplicitVRLittleEndian if little_endian else uid.ExplicitVRBigEndian
-        dataset.file_meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if implicit else explicit
-    # Pillow reads no 12-bit JPEG. GDCM does, going by the codestream's own header, but pydicom lets it only thus named.
-    if dataset.file_meta.TransferSyntaxUID == uid.JPEGExtended12Bit and dataset.get("BitsStored") != 8:
-        dataset.file_meta.TransferSyntaxUID = uid.JPEGLossless
-    return dataset
+silenced = _Silenced()
 
 
 def only_frame(dataset: FileDataset) -> bytes:
@@ -117,8 +79,8 @@ def only_frame(dataset: FileDataset) -> bytes:
 def stored_values(data: bytes, dataset: FileDataset) -> Array:
     """The film of a DICOM as it is stored, (H, W) or (H, W, 3); bounded in memory and time whatever the data."""
     syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax in APART_SYNTAXES:
-        return _decoded_apart(data)
+    if syntax in SUBPROCESS_SYNTAXES:
+        return _decode_in_subprocess(data)
     if syntax == uid.RLELossless:
         _unpack_rle(dataset)
     plugin = "pillow" if syntax in (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit) else ""
@@ -126,15 +88,42 @@ def stored_values(data: bytes, dataset: FileDataset) -> Array:
     return values
 
 
-def _decoded_apart(data: bytes) -> Array:
-    """The values as this file, run as a script, decodes them."""
-    command = [sys.executable, "-P", "-W", "ignore", __file__]
+def _decode_in_subprocess(data: bytes) -> Array:
+    """The values as `decoder`, run as a subprocess, reads them.
+
+    Only what happens after the subprocess has said that it is ready is the image's doing.
+    """
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # each thread's stack counts as address space
-    child = subprocess.run(  # noqa: S603 - no shell
-        command, input=data, capture_output=True, timeout=3 * APART_SECONDS, check=True, env=environment
-    )
-    values: Array = np.load(io.BytesIO(child.stdout), allow_pickle=False)
+    try:
+        child = subprocess.run(  # noqa: S603 - no shell
+            [_interpreter(), "-P", "-W", "ignore", decoder.__file__],
+            input=data,
+            capture_output=True,
+            timeout=3 * SUBPROCESS_SECONDS,
+            env=environment,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        raise InternalError("The decoder of this image could not be run to its end. Try again later.") from None
+    ready, output = child.stdout[: len(READY)] == READY, child.stdout[len(READY) :]
+    # The system kills with SIGKILL when memory is short; a decoder that aborts or meets its limits ends otherwise.
+    if not ready or child.returncode == -_SIGKILL:
+        raise InternalError("The decoder of this image did not start, or the system ended it. Try again later.")
+    if child.returncode:
+        raise ValueError("The decoder failed.")
+    values: Array = np.load(io.BytesIO(output), allow_pickle=False)
     return values
+
+
+def _interpreter() -> str:
+    """The running Python, but in a frozen or embedding program, which would start itself again."""
+    executable = sys.executable or ""
+    if getattr(sys, "frozen", False) or not re.match("(python|pypy)", Path(executable).name, re.IGNORECASE):
+        raise InternalError(
+            "JPEG 2000, JPEG-LS and lossless JPEG are decoded by a Python interpreter, and this program has none at "
+            "sys.executable. Run it with Python, or export the image as PNG."
+        )
+    return executable
 
 
 def _unpack_rle(dataset: FileDataset) -> None:
@@ -155,18 +144,3 @@ def _unpack_rle(dataset: FileDataset) -> None:
     dataset.PixelData = unpacked.tobytes()
     dataset.PlanarConfiguration = 1
     dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
-
-
-def _main() -> None:
-    with suppress(ImportError):  # on Windows, where only the time is bounded, by the parent
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (APART_BYTES, APART_BYTES))
-        resource.setrlimit(resource.RLIMIT_CPU, (APART_SECONDS, APART_SECONDS))
-    dataset = parse_dicom(sys.stdin.buffer.read())
-    plugin = "gdcm" if dataset.file_meta.TransferSyntaxUID in GDCM_SYNTAXES else "pillow"
-    np.save(sys.stdout.buffer, pixel_array(dataset, index=0, decoding_plugin=plugin))
-
-
-if __name__ == "__main__":
-    _main()
