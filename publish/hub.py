@@ -70,15 +70,15 @@ def make_empty(folder: Path) -> None:
 
 
 def write_package(folder: Path) -> None:
-    """Add `pneumocam/` and `requirements.txt`: the package, which is on no index, and what it needs."""
+    """Copy `pneumocam/` and write `requirements.txt`: the package is on no index, so a published folder carries it."""
     for module in (ROOT / "pneumocam").rglob("*.py"):
         target = folder / module.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(module, target)
     needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    # Not the pins of this repository's requirements.txt: a Space installs them together with gradio[oauth,mcp], which
-    # holds pydantic down, and on ZeroGPU with an older PyTorch. Of exact versions none would be left.
-    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in needed))
+    # Without Gradio, which a Space gets from its SDK and an Inference Endpoint does not use. Without this repository's
+    # pins: a Space installs gradio[oauth,mcp], which needs an older pydantic, and ZeroGPU an older PyTorch.
+    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in needed if not line.startswith("gradio")))
 
 
 def files(folder: Path) -> dict[str, Path]:

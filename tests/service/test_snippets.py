@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 FILM = ROOT / "examples" / "person1946_bacteria_4874.jpeg"
 REPO = "lung/pneumocam"
-NODE_MODULES = ROOT / ".node" / "node_modules"
+NODE_MODULES = ROOT / "node_modules"
 
 
 def snippets(heading: str, *languages: str) -> list[str]:
@@ -158,7 +158,7 @@ def test_every_code_of_an_error_is_told() -> None:
 def test_javascript_client(app: App, desk: Path, bundled: Classifier) -> None:
     node = shutil.which("node")
     if not node or not (NODE_MODULES / "@gradio" / "client").is_dir():
-        pytest.skip("Node.js or Gradio's client in .node is missing; with npm on the PATH, `make test` puts it there")
+        pytest.skip("Node.js or Gradio's client is missing; where there is npm, `make test` installs it")
     (desk / "node_modules").symlink_to(NODE_MODULES)
     code = here(JAVASCRIPT, "http://127.0.0.1:7860", app.url)
     printed = output([node, "--input-type=module", "--eval", code], desk)
