@@ -21,12 +21,20 @@ except ImportError:
     spaces = None
 import gradio as gr
 from gradio.utils import get_upload_folder
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import view
 from api import MAX_FILMS, Service, add_endpoints
 from pneumocam import Classifier, Prediction, Radiograph, load_or_fall_back, load_radiograph, targets
 from pneumocam.batching import Batcher, without_python
 from pneumocam.report import report
+from pneumocam.service.doors import Doors
+from pneumocam.service.engine import Engine
+from pneumocam.service.guard import OWN as NEW
+from pneumocam.service.guard import Guard
+from pneumocam.service.http import application
+from pneumocam.service.limits import LIMITS
 
 if spaces:
     # ZeroGPU stops a Space that has no such function. Nobody calls this one: the network answers on the CPU sooner than
@@ -245,12 +253,28 @@ def _part(name: str, **props: Any) -> gr.HTML:
     )
 
 
+class Front:
+    """The plain HTTP doors, in front of the page."""
+
+    def __init__(self, app: ASGIApp, guard: ASGIApp) -> None:
+        self.app, self.guard = app, guard
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "/")
+        old = path in ("/", "/healthz") or path.startswith("/gradio_api") or not NEW.fullmatch(path)
+        await (self.app if old else self.guard)(scope, receive, send)
+
+
 def main() -> None:
     """Serve on 0.0.0.0:7860, or where GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say."""
     timeout = server.seconds("PNEUMOCAM_START_TIMEOUT", 30)
     loaded = load_or_fall_back(os.environ.get("PNEUMOCAM_MODEL") or None, timeout=timeout)
     demo = build(loaded.classifier, server.start(loaded.notice))
     model = {"id": loaded.classifier.id, "revision": loaded.classifier.revision}
+    doors = Doors(Engine(loaded.classifier), notice=loaded.notice)
+    own = application(doors)
+    kwargs = server.app_kwargs(demo, model)
+    kwargs["middleware"].insert(0, Middleware(Front, guard=Guard(own, own, LIMITS)))
     demo.queue(default_concurrency_limit=2, max_size=64, api_open=False).launch(
         **LOOK,
         allowed_paths=[str(HERE / "examples")],
@@ -261,7 +285,7 @@ def main() -> None:
         enable_monitoring=False,
         mcp_server=True,
         state_session_capacity=1000,  # pages
-        app_kwargs=server.app_kwargs(demo, model),
+        app_kwargs=kwargs,
         ssr_mode=False,  # Spaces would turn it on: another page than the one that is tested
     )
 

@@ -1,0 +1,196 @@
+"""What the service answers, whichever door a request comes through: typed options in, typed answers out.
+
+HTTP, Gradio's endpoints, the MCP tools and the Inference Endpoint's handler all use these functions and models.
+"""
+
+import io
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, NamedTuple
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from pneumocam import Classifier, Prediction, RadiographError, Reason, targets
+from pneumocam.predict import rejected
+from pneumocam.saliency import DISCLAIMER
+from pneumocam.service.errors import RequestError
+
+Kind = Literal["png", "jpeg", "webp"]
+# PNG is exact, and slow to write; the settings of the others keep the map and its labels free of visible artefacts.
+WRITING: dict[Kind, dict[str, Any]] = {
+    "png": {"compress_level": 1},
+    "jpeg": {"quality": 92},
+    "webp": {"quality": 90, "method": 0},
+}
+Probability = Annotated[float, Field(ge=0, le=1)]
+Classify = Callable[..., Prediction]  # (source, operating_point=) -> Prediction, such as a `Batcher`
+
+
+class PointOption(BaseModel):
+    """The option of every endpoint that classifies."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    operating_point: str | None = Field(
+        None, description="Threshold between NORMAL and pneumonia, by name; the model's facts tell what each one costs."
+    )
+
+
+class Options(PointOption):
+    """Options of an endpoint that classifies one image."""
+
+    target: str | None = Field(
+        None, description="Class that the overlay explains; by default the predicted one. PNEUMONIA is all its kinds."
+    )
+    overlay: Literal["none", "png", "jpeg", "webp"] | bool = Field(
+        False, description="Whether to draw the image with its Grad-CAM map, and as which kind of file; true is png."
+    )
+
+    @property
+    def kind(self) -> Kind | None:
+        """The kind of overlay that is asked for."""
+        if isinstance(self.overlay, bool):
+            return "png" if self.overlay else None
+        return None if self.overlay == "none" else self.overlay
+
+
+class ReasonAnswer(BaseModel):
+    """Why the status is not `ok`."""
+
+    code: str = Field(description="The cause, for programs.")
+    message: str = Field(description="What came, what was expected, what to do. Its words may change.")
+
+
+class PointAnswer(BaseModel):
+    """The threshold in use."""
+
+    name: str
+    threshold: float = Field(gt=0, lt=1, description="Pneumonia is predicted from this p_pneumonia on.")
+
+
+class ModelAnswer(BaseModel):
+    """The model that answered."""
+
+    id: str = Field(description="bundled, owner/name on the Hub, or local-dir:NAME.")
+    revision: str = Field(description="The commit on the Hub, or sha256: and the beginning of the weights' hash.")
+
+
+class PredictionAnswer(BaseModel):
+    """`Prediction.to_dict()`: the same from Python, command line and every door of the service."""
+
+    schema_version: int
+    status: Literal["ok", "uncertain", "rejected"]
+    label: str | None = Field(description="NORMAL, or the most probable kind of pneumonia; null if rejected.")
+    probabilities: dict[str, Probability] = Field(description="Calibrated, of each class; empty if rejected.")
+    p_pneumonia: Probability | None = Field(description="Of any kind of pneumonia; null if rejected.")
+    reason: ReasonAnswer | None = Field(description="Given unless the status is ok.")
+    operating_point: PointAnswer
+    model: ModelAnswer
+    disclaimer: str = Field(description=DISCLAIMER)
+
+
+class PredictAnswer(PredictionAnswer):
+    """A prediction, with its overlay if one was asked for."""
+
+    overlay: str | None = Field(None, description="Base64 of an image file.")
+
+
+class ManyAnswer(BaseModel):
+    """A prediction for each image, in order."""
+
+    predictions: list[PredictionAnswer]
+
+
+class Answer(NamedTuple):
+    """A prediction as JSON values, and its overlay as an encoded image."""
+
+    prediction: dict[str, Any]
+    overlay: bytes | None
+
+
+def parse(model: type[PointOption], values: Mapping[str, Any], classifier: Classifier) -> Any:
+    """Options out of untyped values, checked against the model's operating points and classes.
+
+    Raises:
+        ValidationError: a value is of another type, or unknown.
+        RequestError: `bad_request`; the model has no such operating point or class.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    return check(model.model_validate(given), classifier)
+
+
+def check(options: Any, classifier: Classifier) -> Any:
+    """The same options, if the model has their operating point and class; raises RequestError `bad_request` if not."""
+    for name, known in choices(classifier).items():
+        value = getattr(options, name, None)
+        if value is not None and value not in known:
+            raise RequestError("bad_request", f"{name} is {value!r:.80}; expected one of {', '.join(known)}.")
+    return options
+
+
+def choices(classifier: Classifier) -> dict[str, tuple[str, ...]]:
+    """The values of the options that depend on the model."""
+    return {"operating_point": tuple(classifier.operating_points), "target": targets(classifier)}
+
+
+def with_choices(schema: Any, classifier: Classifier) -> Any:
+    """A JSON schema of options in which those that depend on the model list their values."""
+    for name, known in choices(classifier).items():
+        if name in schema:
+            schema[name] = {"type": ["string", "null"], "enum": [*known, None]} | {
+                key: value for key, value in schema[name].items() if key in ("description", "default", "title")
+            }
+    return schema
+
+
+def classify_one(classify: Classify, data: bytes, options: Options) -> Answer:
+    """Classify one image.
+
+    Args:
+        classify: as `pneumocam.predict` with a classifier.
+        data: the image file.
+        options: checked ones.
+
+    Raises:
+        RadiographError: the image is no usable radiograph.
+    """
+    prediction = classify(data, operating_point=options.operating_point)
+    kind = options.kind
+    return Answer(prediction.to_dict(), encode(prediction.overlay(options.target), kind) if kind else None)
+
+
+def classify_or_reject(classify: Any, data: bytes, operating_point: str | None) -> Prediction:
+    """Classify one image of several; an image that cannot be used is `rejected` with its reason.
+
+    Args:
+        classify: as there; has a `classifier`.
+        data: the image file.
+        operating_point: by name; None for the model's own.
+    """
+    try:
+        prediction: Prediction = classify(data, operating_point=operating_point)
+    except RadiographError as error:
+        classifier: Classifier = classify.classifier
+        at = classifier.at(operating_point) if operating_point else classifier
+        return rejected(at, Reason(error.code, error.message))
+    return prediction
+
+
+def classify_each(classify: Any, data: bytes, operating_point: str | None) -> dict[str, Any]:
+    """`classify_or_reject` as JSON values."""
+    return classify_or_reject(classify, data, operating_point).to_dict()
+
+
+def encode(image: Image.Image, kind: Kind) -> bytes:
+    """An image as the bytes of a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind.upper(), **WRITING[kind])
+    return buffer.getvalue()
+
+
+def overlay_kinds() -> tuple[str, ...]:
+    """The kinds of overlay, for the Accept header."""
+    return tuple(WRITING)
+
+
+PREDICTIONS = TypeAdapter(PredictionAnswer)

@@ -1,0 +1,51 @@
+"""The limits of the service: one table for every door, the page, the handler and the documentation."""
+
+from dataclasses import dataclass
+
+MB = 1_000_000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Each with its unit; a request beyond one gets the status in brackets.
+
+    Attributes:
+        images: in one request (413).
+        image_bytes: of one image (413, or `too_large` for an image among many).
+        json_bytes: of a JSON body to Gradio's queue, which names uploads and holds none (413).
+        held_bytes: of the bodies of all open requests together (503).
+        at_work: images that are decoded, classified or drawn at the same time; each takes a thread.
+        waiting: requests that wait for their turn (503); Gradio's queue has the same bound.
+        open: requests that are open at the same time, event streams included (503); a quarter of one address (429).
+        rate: requests with images of one public address (429), in the notation of the `limits` package.
+        idle_seconds: that a client may pause while it sends a body (408).
+        kept_seconds: until an upload to Gradio's door and its results are deleted.
+        upload_bytes: on disk, of all uploads to Gradio's door together (507).
+        retry_seconds: in the Retry-After header of 429, 503 and 507.
+    """
+
+    images: int = 32
+    image_bytes: int = 20 * MB
+    json_bytes: int = 256_000
+    held_bytes: int = 1_000 * MB
+    at_work: int = 16
+    waiting: int = 64
+    open: int = 512
+    rate: str = "600/minute"
+    idle_seconds: float = 60
+    kept_seconds: int = 3_000
+    upload_bytes: int = 2_000 * MB
+    retry_seconds: int = 30
+
+    @property
+    def request_bytes(self) -> int:
+        """Of a request with several images: as many images of full size, each with the header of its part."""
+        return self.images * (self.image_bytes + 65_536)
+
+    @property
+    def tool_bytes(self) -> int:
+        """Of a call of an MCP tool: one image of full size in base64."""
+        return self.image_bytes // 3 * 4 + 65_536
+
+
+LIMITS = Limits()

@@ -1,0 +1,145 @@
+"""The page's routes: static files, and the requests of web/engine.server.js."""
+
+import asyncio
+import gzip
+import hashlib
+import mimetypes
+import re
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+from urllib.parse import quote, unquote
+
+from fastapi import APIRouter, FastAPI, Query, Request, Response
+from starlette.responses import JSONResponse
+
+from pneumocam.service import page
+from pneumocam.service.api import check
+from pneumocam.service.doors import Doors
+from pneumocam.service.errors import RequestError
+
+Images = Callable[[Request, str, int], Awaitable[list[tuple[str, bytes]]]]
+MODULE = re.compile(rb"""(?<=from ")\./[\w./-]+\.js(?=")|(?<=import ")\./[\w./-]+\.js(?=")""")
+LINK = re.compile(rb"""((?:src|href)=")(?:\./)?(?:web/)?([\w./-]+\.(?:js|css|json|svg|png|webmanifest))(?=")""")
+FOREVER = "public, max-age=31536000, immutable"  # of addresses with the hash of what they hold
+
+
+class Static:
+    """A file of the page, ready to be sent."""
+
+    def __init__(self, data: bytes, media_type: str, version: str = "") -> None:
+        """Compress it.
+
+        Args:
+            data: what is sent.
+            media_type: of the data.
+            version: an address with `?v=` and this may be cached for ever; by default the hash of the data.
+        """
+        self.data, self.media_type = data, media_type
+        self.hash = hashlib.sha256(data).hexdigest()[:16]
+        self.version = version or self.hash
+        self.packed = b"" if media_type.startswith("image/") else gzip.compress(data, 9, mtime=0)
+
+    def response(self, request: Request) -> Response:
+        """The file, compressed if the client takes it so; 304 if the client has it already."""
+        etag = f'"{self.hash}"'
+        cache = FOREVER if request.query_params.get("v") == self.version else "no-cache"
+        headers = {"ETag": etag, "Cache-Control": cache, "Vary": "Accept-Encoding"}
+        if etag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        if self.packed and "gzip" in request.headers.get("accept-encoding", ""):
+            return Response(self.packed, headers=headers | {"Content-Encoding": "gzip"}, media_type=self.media_type)
+        return Response(self.data, headers=headers, media_type=self.media_type)
+
+
+def add_page(app: FastAPI, doors: Doors, images_of: Images) -> None:
+    """Add the page's routes.
+
+    Args:
+        app: gets them.
+        doors: what answers.
+        images_of: reads multipart bodies.
+    """
+    app.state.spool_bytes = doors.limits.image_bytes + 1
+    classifier, limits = doors.classifier, doors.limits
+    static = _web_files()
+    facts = page.facts(classifier, doors.notice, limits.images, limits.image_bytes)
+    facts["examples"] = []
+    for example, thumbnail in page.examples(classifier):
+        path = f"/examples/thumbs/{example['file']}"
+        static[path] = Static(thumbnail, "image/jpeg")
+        facts["examples"].append(example | {"thumbnail": f".{path}?v={static[path].version}"})
+    information = Static(JSONResponse(facts).body, "application/json")  # type: ignore[arg-type]
+    router = APIRouter(include_in_schema=False)
+
+    @router.api_route("/", methods=["GET", "HEAD"])
+    @router.api_route("/web/{_:path}", methods=["GET", "HEAD"])
+    @router.api_route("/examples/{_:path}", methods=["GET", "HEAD"])
+    async def file(request: Request) -> Response:
+        path = request.scope["path"]
+        if path not in static:
+            raise RequestError("not_found", "The page has no such file.")
+        return static[path].response(request)
+
+    @router.get("/page/info")
+    async def info(request: Request) -> Response:
+        return information.response(request)
+
+    @router.post("/page/predict")
+    async def predict(request: Request) -> dict[str, Any]:
+        data, name = await _image(request)
+        async with doors.engine.admitted():
+            return await doors.engine.run(page.row, data, name)
+
+    @router.get("/page/example/{file}")
+    async def example_row(file: str) -> dict[str, Any]:
+        truth = page.truth(file)
+        async with doors.engine.admitted():
+            return await doors.engine.run(page.row, page.example(file), file) | {"truth": truth}
+
+    @router.post("/page/report")
+    async def report(request: Request, options: Annotated[page.ReportOptions, Query()]) -> Response:
+        check(options, classifier)
+        data, name = await _image(request)
+        async with doors.engine.admitted():
+            document = await doors.engine.run(page.report_file, data, options)
+        media_type = "application/pdf" if options.format == "pdf" else "image/png"
+        return _download(document, f"{page.safe_name(name)}.{options.format}", media_type)
+
+    @router.post("/page/archive")
+    async def archive(request: Request, options: Annotated[page.Drawing, Query()]) -> Response:
+        check(options, classifier)
+        images = await images_of(request, "images", limits.images)
+        async with doors.engine.admitted():
+            work = (doors.engine.run(page.entry, data, name, options) for name, data in images)
+            entries = await asyncio.gather(*work)
+        return _download(await asyncio.to_thread(page.archive, entries), "pneumocam.zip", "application/zip")
+
+    app.include_router(router)
+
+
+async def _image(request: Request) -> tuple[bytes, str]:
+    data = await request.body()
+    if not data:
+        raise RequestError("bad_request", "The body is empty; send the bytes of an image file.")
+    return data, unquote(request.headers.get("x-file-name", ""))[-255:] or "image"
+
+
+def _download(data: bytes, name: str, media_type: str) -> Response:
+    plain = name.encode("ascii", "replace").decode().replace("?", "_")
+    disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name)}"
+    return Response(data, media_type=media_type, headers={"Content-Disposition": disposition})
+
+
+def _web_files() -> dict[str, Static]:
+    """The files of web/ by address; the document is at / and its links and those between modules name a version."""
+    contents = {path.relative_to(page.WEB).as_posix(): path.read_bytes() for path in sorted(page.WEB.rglob("*.*"))}
+    version = hashlib.sha256(b"".join(contents.values())).hexdigest()[:16]
+    result = {}
+    for name, data in contents.items():
+        kind = "text/javascript" if name.endswith(".js") else mimetypes.guess_type(name)[0] or "text/plain"
+        if name.endswith(".js"):
+            data = MODULE.sub(rb"\g<0>?v=" + version.encode(), data)
+        if name == "index.html":
+            data = LINK.sub(rb"\1web/\2?v=" + version.encode(), data)
+        result["/" if name == "index.html" else f"/web/{name}"] = Static(data, kind, version)
+    return result
