@@ -10,7 +10,7 @@
 export const colourTable = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 
 /**
- * For each of `count` pixels along a side of the image: the two map cells that it lies between, and the second's weight.
+ * For each of `count` pixels along a side of the image: the two map cells around it, and the weight of the second.
  * @param {number} count
  * @param {number} side of the image, in the unit of `from` and `to`
  * @param {number} from where the map begins

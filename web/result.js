@@ -249,7 +249,8 @@ export class Result {
       button(text(`report_${format}`), async (event) => {
         const pressed = /** @type {HTMLButtonElement} */ (event.currentTarget);
         if (!this.prediction || pressed.ariaDisabled === "true") return;
-        for (const one of this.downloads.children) one.ariaDisabled = "true"; // which, unlike `disabled`, keeps the focus
+        // Unlike `disabled`, it keeps the focus.
+        for (const one of this.downloads.children) one.ariaDisabled = "true";
         pressed.textContent = text("making");
         await report(format, this.prediction, this.picture.target);
         for (const one of this.downloads.children) one.ariaDisabled = null;
