@@ -188,7 +188,7 @@ def build(classifier: Classifier, notice: str | None = None) -> gr.Blocks:
 
     Args:
         classifier: what answers.
-        notice: as in `pneumocam.Loaded`; shown on top.
+        notice: as in `pneumocam.classifier.Loaded`; shown on top.
     """
     desk = Desk(classifier)
     facts = view.facts(classifier)

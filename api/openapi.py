@@ -5,8 +5,8 @@ from typing import Any
 from gradio.utils import get_function_description
 
 from api.endpoints import ERRORS, Endpoints, schema_at
+from pneumocam import DISCLAIMER
 from pneumocam.predict import SCHEMA_VERSION
-from pneumocam.saliency import DISCLAIMER
 
 JSON = dict[str, Any]
 

@@ -16,7 +16,7 @@ import torch
 from captum.attr import LayerGradCam
 
 from pneumocam import Classifier, load_radiograph, predict
-from pneumocam.saliency import grad_cam
+from pneumocam.gradcam import grad_cam
 
 EXAMPLE = sorted((Path(__file__).parents[1] / "examples").glob("*bacteria*.jpeg"))[0]
 

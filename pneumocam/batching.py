@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from pneumocam.classifier import Classifier
 from pneumocam.image import Radiograph, Source, load_radiograph
-from pneumocam.model import Classifier
 from pneumocam.predict import MAX_BATCH, Prediction, features_of, judge
 
 _Waiting = tuple[Tensor, Future[Tensor]]  # (C, H, W) float32; its features

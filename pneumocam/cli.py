@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pneumocam.model import BundleError, Classifier
+from pneumocam import DISCLAIMER
+from pneumocam.bundle import BundleError
+from pneumocam.classifier import Classifier
+from pneumocam.gradcam import targets
 from pneumocam.predict import Prediction, describe, predict_many
 from pneumocam.report import report
-from pneumocam.saliency import DISCLAIMER, targets
 
 COLUMNS = ("path", "status", "label", "p_normal", "p_bacterial", "p_viral", "p_pneumonia", "reason")
 ENCODING: Any = {"encoding": "utf-8", "errors": "surrogateescape"}  # a file's name may be any bytes

@@ -13,9 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pneumocam import DISCLAIMER
+from pneumocam.classifier import Classifier, OperatingPoint
+from pneumocam.gradcam import Saliency, grad_cam, input_box, targets
 from pneumocam.image import Radiograph, RadiographError, Source, load_radiograph
-from pneumocam.model import Classifier, OperatingPoint
-from pneumocam.saliency import COLOUR_MAP, DISCLAIMER, Saliency, draw_overlay, grad_cam, input_box, targets
+from pneumocam.overlay import COLOUR_MAP, draw_overlay
 
 SCHEMA_VERSION = 1
 MAX_BATCH = 8  # films in one pass through the backbone: few enough that PyTorch computes each as it would alone

@@ -20,11 +20,12 @@ from matplotlib.ft2font import LoadFlags
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from pneumocam import __version__
+from pneumocam import DISCLAIMER, __version__
+from pneumocam.classifier import OperatingPoint
+from pneumocam.gradcam import Saliency
 from pneumocam.image import Radiograph
-from pneumocam.model import OperatingPoint
+from pneumocam.overlay import COLOUR_MAP, blend
 from pneumocam.predict import Prediction
-from pneumocam.saliency import COLOUR_MAP, DISCLAIMER, Saliency, blend
 
 # All lengths on the page are in mm, from its upper left corner.
 WIDTH, HEIGHT, MARGIN, GUTTER = 210.0, 297.0, 18.0, 8.0

@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
-import pneumocam.model
+import pneumocam.hub
 from pneumocam import Classifier
 from publish.model import stage
 from tests import hub as tests_hub
@@ -297,7 +297,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     hub.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=hub.server.serve_forever, kwargs={"poll_interval": 0.01}).start()
     use_hub(hub.url, tmp_path, monkeypatch)
-    monkeypatch.setattr(pneumocam.model, "HUB_TIMEOUT", 5.0)
+    monkeypatch.setattr(pneumocam.hub, "HUB_TIMEOUT", 5.0)
     yield hub
     hub.stop()
 

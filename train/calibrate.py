@@ -4,7 +4,6 @@
 that neither depends on how a film was saved.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from scipy import special
 
 from pneumocam import Classifier
+from pneumocam.bundle import Point, read_description, write_description
 from train.audit import COUNTERFACTUALS, answers, variants
 from train.data import Film, largest_copies
 from train.metrics import Floats, binary_probability, fit_temperature, margin
@@ -50,12 +50,15 @@ def calibrate(folder: Path, films: Sequence[Film], roots: Sequence[Path], *, bat
     truth = np.tile(labels, len(sources))
     temperature = fit_temperature(logits, truth)
     pneumonia = binary_probability(special.softmax(logits / temperature, axis=1), names)
-    description = json.loads((folder / "pneumocam.json").read_text()) | {
-        "temperature": temperature,
-        "operating_points": operating_points(truth != names.index("NORMAL"), pneumonia),
-        "default_operating_point": "balanced",
-    }
-    (folder / "pneumocam.json").write_text(json.dumps(description, indent=2) + "\n")
+    points = operating_points(truth != names.index("NORMAL"), pneumonia)
+    description = read_description(folder).model_copy(
+        update={
+            "temperature": temperature,
+            "operating_points": {name: Point.model_validate(point) for name, point in points.items()},
+            "default_operating_point": "balanced",
+        }
+    )
+    write_description(folder, description)
 
 
 def operating_points(ill: np.ndarray, pneumonia: Floats) -> dict[str, dict[str, Any]]:

@@ -24,8 +24,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
 from tqdm import tqdm
 
-from pneumocam import BundleError, Classifier, load_radiograph, predict, predict_many
-from pneumocam.model import OperatingPoint
+from pneumocam import BundleError, Classifier, OperatingPoint, load_radiograph, predict, predict_many
 from train.audit import answers, baseline, blocks, counterfactuals, file_facts, spectrum
 from train.data import BINARY, DataError, Film, Manifest, build_manifest, fetch, labelled_folder, largest_copies
 from train.metrics import (

@@ -43,8 +43,10 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 from tqdm import tqdm
 
+from pneumocam import Classifier
+from pneumocam.bundle import SCHEMA_VERSION, BundleError, Description, Point, write_bundle
+from pneumocam.classifier import eval_transform
 from pneumocam.image import Radiograph
-from pneumocam.model import SCHEMA_VERSION, BundleError, Classifier, eval_transform
 from train.calibrate import calibrate
 from train.data import (
     Augmentation,
@@ -380,25 +382,16 @@ def save_bundle(
     temperature: float = 1.0,
     operating_point: dict[str, float] | None = None,
 ) -> None:
-    """Write timm's Hub format (config.json, model.safetensors in half precision) and pneumocam.json beside it.
-
-    Unless more is known, the network's own probabilities count, with the line at even odds; see `calibrate`.
-    """
-    timm.models.save_for_hf(
-        model.half().cpu().to(memory_format=torch.contiguous_format),
-        str(folder),
-        model_config={"label_names": list(label_names)},
-        data_config=preprocessing,
-        safe_serialization=True,
+    """Write a bundle. Unless calibration is given, the network's own probabilities and a threshold of 0.5 are used."""
+    point = Point.model_validate(operating_point or {"threshold": 0.5, "uncertain_log_odds": 0.0})
+    description = Description(
+        schema_version=SCHEMA_VERSION,
+        temperature=temperature,
+        operating_points={"balanced": point},
+        default_operating_point="balanced",
+        training=provenance,
     )
-    description = {
-        "schema_version": SCHEMA_VERSION,
-        "temperature": temperature,
-        "operating_points": {"balanced": operating_point or {"threshold": 0.5, "uncertain_log_odds": 0.0}},
-        "default_operating_point": "balanced",
-        "training": provenance,
-    }
-    _write_atomically(folder / "pneumocam.json", lambda path: path.write_text(json.dumps(description, indent=2) + "\n"))
+    write_bundle(folder, model, label_names, preprocessing, description)
 
 
 def write_log(histories: dict[int, list[Row]], folder: Path) -> None:

@@ -46,7 +46,7 @@
     return result;
   }
 
-  /** As pneumocam.saliency.draw_overlay: colour as opaque as the map is strong. */
+  /** As pneumocam.overlay.draw_overlay: colour as opaque as the map is strong. */
   function blend(grey, heat, colours, opacity, target) {
     const data = target.data;
     for (let i = 0; i < grey.length; i++) {

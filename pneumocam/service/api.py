@@ -10,9 +10,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from pneumocam import Classifier, Prediction, RadiographError, Reason, targets
+from pneumocam import DISCLAIMER, Classifier, Prediction, RadiographError, Reason, targets
 from pneumocam.predict import rejected
-from pneumocam.saliency import DISCLAIMER
 from pneumocam.service.errors import RequestError
 
 Kind = Literal["png", "jpeg", "webp"]

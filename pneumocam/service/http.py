@@ -15,8 +15,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.responses import JSONResponse
 from starlette.routing import Mount
 
-from pneumocam import RadiographError
-from pneumocam.saliency import DISCLAIMER
+from pneumocam import DISCLAIMER, RadiographError
 from pneumocam.service import web
 from pneumocam.service.api import WRITING, ManyAnswer, Options, PointOption, PredictAnswer, with_choices
 from pneumocam.service.doors import Doors

@@ -737,7 +737,10 @@ def test_every_error_of_a_film_has_its_words() -> None:
 
 
 def test_every_text_is_used_and_none_is_missing() -> None:
-    source = "".join(path.read_text() for path in [*(WEB / f"{name}.js" for name in ("page", "film", "viewer", "table")), WEB.parent / "app.py"])
+    source = "".join(
+        path.read_text()
+        for path in [*(WEB / f"{name}.js" for name in ("page", "film", "viewer", "table")), WEB.parent / "app.py"]
+    )
     built = ("label_", "short_", "answer_", "reason_", "remedy_", "notice_", "point_", "status_", "report_")  # by name
     asked = set(re.findall(r"\b(?:text|TEXT)\([\"'](\w+)[\"']", source))
     assert asked <= EN.keys()

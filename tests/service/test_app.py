@@ -69,7 +69,7 @@ def test_a_hub_that_hangs_leaves_the_bundled_model_to_answer_and_the_page_says_s
         answer = Client(app.url, verbose=False).predict(image=handle_file(NORMAL), api_name="/predict")[2]
         page = browser.new_page()
         page.goto(app.url)
-        notice = "hf-hub:lung/film@v1 did not come within 1 s. The bundled model answers."
+        notice = "hf-hub:lung/film@v1 did not come within 1 s. The bundled model is used instead."
         expect(page.locator("#notice")).to_contain_text(notice)
         page.close()
     assert answer == json.loads(json.dumps(predict(bundled, NORMAL).to_dict()))

@@ -225,7 +225,7 @@ def test_without_the_right_to_write_nothing_is_begun(
 
 
 def test_a_model_that_is_not_there_is_said_before_anything_is_made(hub: Hub, folder: Path) -> None:
-    with pytest.raises(BundleError, match=f"hf-hub:{REPO}@v2.0 could not be had"):
+    with pytest.raises(BundleError, match=f"hf-hub:{REPO}@v2.0 could not be downloaded"):
         bring(folder, f"{REPO}@v2.0")
     assert list(hub.repositories) == [REPO]
 

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import log_loss, roc_auc_score
 
 from pneumocam import Classifier, load_radiograph
-from pneumocam.model import eval_transform
+from pneumocam.classifier import eval_transform
 from tests.conftest import SUBTYPES, write_kaggle_folder
 from train.data import DataError, Film, FilmDataset, Manifest
 from train.fit import Config, create_model, fit, main, read_config, soft_targets, training_films

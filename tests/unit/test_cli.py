@@ -15,9 +15,8 @@ import pytest
 from PIL import Image
 from pypdf import PdfReader
 
-from pneumocam import Classifier, predict
+from pneumocam import DISCLAIMER, Classifier, predict
 from pneumocam.cli import COLUMNS, main
-from pneumocam.saliency import DISCLAIMER
 from tests.conftest import EXAMPLES, SUBTYPES
 
 Lines = list[dict[str, str]]

@@ -18,7 +18,7 @@ from handler import EndpointHandler
 from pneumocam import Classifier, OperatingPoint, Prediction, RadiographError, predict, predict_many
 from pneumocam.cli import main
 from tests.conftest import EXAMPLES, ROOT
-from tests.unit.test_model import JUNK
+from tests.unit.test_bundle import JUNK
 
 SCHEMA = json.loads((ROOT / "docs" / "prediction.schema.json").read_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)

@@ -22,9 +22,8 @@ from PIL import Image
 from pypdf import PageObject, PdfReader
 
 import pneumocam
-from pneumocam import Classifier, OperatingPoint, Prediction, Radiograph, predict, predict_many
+from pneumocam import DISCLAIMER, Classifier, OperatingPoint, Prediction, Radiograph, predict, predict_many
 from pneumocam.report import report
-from pneumocam.saliency import DISCLAIMER
 from tests.conftest import EXAMPLES
 
 DATE = datetime.date(2026, 3, 9)

@@ -1,15 +1,14 @@
-"""Bundles: what timm makes of the same files, what is refused and how, and the Hub's side on a loopback server."""
+"""Bundles: equal to what timm makes of the same files; damaged, incomplete and foreign ones are refused in words."""
 
 import hashlib
 import json
 import pickle
-import re
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import jsonschema
 import numpy as np
 import pytest
 import timm
@@ -20,17 +19,17 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import pneumocam.model
 from pneumocam import (
     BundleError,
     Classifier,
     OperatingPoint,
     Radiograph,
-    load_or_fall_back,
     load_radiograph,
     predict,
 )
-from tests.conftest import EXAMPLES, SUBTYPES, Hub
+from pneumocam.bundle import Description, read_description, write_description
+from pneumocam.hub import BUNDLED
+from tests.conftest import EXAMPLES, SUBTYPES
 
 TINY = "test_resnet"  # timm's own network for tests
 ARCHITECTURES = ("tf_efficientnet_lite0", "resnet10t", "convnext_atto", "densenet121", "regnetx_002")
@@ -103,7 +102,7 @@ def test_everything_in_the_bundle_is_in_the_classifier(make_bundle: MakeBundle) 
 def test_without_a_source_the_bundled_model_comes(bundled: Classifier) -> None:
     assert bundled.id == "bundled"
     assert bundled.label_names == SUBTYPES
-    folder = pneumocam.model.BUNDLED
+    folder = BUNDLED
     expected = timm_logits(f"local-dir:{folder}", EXAMPLES[0])
     torch.testing.assert_close(logits(bundled, EXAMPLES[0]), expected, rtol=1e-4, atol=1e-5)
     assert not list(folder.glob("*.bin")) + list(folder.glob("*.pt*"))  # no pickle
@@ -157,7 +156,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut description": (lambda b: truncate(b / "pneumocam.json"), "pneumocam.json is damaged: expected JSON, found"),
     "binary config": (lambda b: (b / "config.json").write_bytes(b"\xff\xfe\x00"), "config.json is damaged"),
     "deep config": (lambda b: (b / "config.json").write_text("[" * 100_000), "config.json is damaged"),
-    "a list": (lambda b: (b / "config.json").write_text("[]"), "expected a JSON object, found a list"),
+    "a list": (lambda b: (b / "config.json").write_text("[]"), "config.json: found a list; expected an object"),
     "NaN weights": (
         lambda b: edit_weights(b, lambda s: s["fc.weight"].fill_(torch.nan)),
         r"model.safetensors: fc.weight has values that are not finite",
@@ -202,29 +201,53 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda b: edit(b / "config.json", model_args={"global_pool": ""}),
         "test_resnet takes no input of 1x64x64",
     ),
-    "no pretrained_cfg": (lambda b: edit(b / "config.json", pretrained_cfg=None), "input_size is None; expected"),
-    "two channels": (lambda b: edit_cfg(b, input_size=[2, 64, 64]), r"input_size is \[2, 64, 64\]; expected \[1 or 3"),
-    "a giant": (lambda b: edit_cfg(b, input_size=[1, 10**6, 10**6]), "input_size is"),
-    "three means": (lambda b: edit_cfg(b, mean=[0.5] * 3), r"mean is \[0.5, 0.5, 0.5\]; expected 1 number"),
-    "no spread": (lambda b: edit_cfg(b, std=[0.0]), r"std is \[0.0\]; expected 1 positive number"),
-    "no crop": (lambda b: edit_cfg(b, crop_pct=-1), "crop_pct is -1; expected a number from 0.1 to 1"),
-    "other crop": (lambda b: edit_cfg(b, crop_mode="round"), "crop_mode is 'round'; expected one of squash, center"),
-    "by chance": (lambda b: edit_cfg(b, interpolation="random"), "interpolation is 'random'; expected one of nearest"),
+    "no pretrained_cfg": (
+        lambda b: edit(b / "config.json", pretrained_cfg=None),
+        "pretrained_cfg is None; expected an object",
+    ),
+    "two channels": (lambda b: edit_cfg(b, input_size=[2, 64, 64]), "input_size.0 is 2; expected 1 or 3"),
+    "a giant": (
+        lambda b: edit_cfg(b, input_size=[1, 10**6, 10**6]),
+        "input_size.1 is 1000000; expected less than or equal to 2048",
+    ),
+    "three means": (lambda b: edit_cfg(b, mean=[0.5] * 3), r"pretrained_cfg: expected 1 number\(s\) for mean"),
+    "no spread": (lambda b: edit_cfg(b, std=[0.0]), "std.0 is 0.0; expected greater than"),
+    "no crop": (lambda b: edit_cfg(b, crop_pct=-1), "crop_pct is -1; expected greater than or equal to 0.1"),
+    "other crop": (lambda b: edit_cfg(b, crop_mode="round"), "crop_mode is 'round'; expected 'squash', 'center' or"),
+    "by chance": (lambda b: edit_cfg(b, interpolation="random"), "interpolation is 'random'; expected 'nearest'"),
     "schema": (lambda b: edit(b / "pneumocam.json", schema_version=2), "schema_version is 2; this version .* reads 1"),
     "no temperature": (lambda b: edit(b / "pneumocam.json", temperature=None), "temperature is None; expected"),
-    "temperature 0": (lambda b: edit(b / "pneumocam.json", temperature=0), "temperature is 0; expected a positive"),
+    "temperature 0": (lambda b: edit(b / "pneumocam.json", temperature=0), "temperature is 0; expected greater than"),
     "temperature NaN": (lambda b: edit(b / "pneumocam.json", temperature=float("nan")), "temperature is nan"),
-    "huge temperature": (lambda b: edit(b / "pneumocam.json", temperature=10**400), "expected a positive"),
-    "no default": (lambda b: edit(b / "pneumocam.json", default_operating_point="x"), "default_operating_point are"),
+    "huge temperature": (
+        lambda b: edit(b / "pneumocam.json", temperature=10**400),
+        "temperature is 1.*; expected a finite number",
+    ),
+    "no default": (
+        lambda b: edit(b / "pneumocam.json", default_operating_point="x"),
+        "default_operating_point is x; expected one of operating_points",
+    ),
     "threshold 1": (
         lambda b: edit(b / "pneumocam.json", operating_points={"balanced": {**POINT["balanced"], "threshold": 1}}),
-        "operating_points .* are .*; expected",
+        "operating_points.balanced.threshold is 1; expected less than",
     ),
     "half a point": (
         lambda b: edit(b / "pneumocam.json", operating_points={"balanced": {"threshold": 0.5}}),
-        "operating_points .* are .*; expected",
+        "operating_points.balanced.uncertain_log_odds is missing",
     ),
     "training": (lambda b: edit(b / "pneumocam.json", training=[1]), r"training is \[1\]; expected an object"),
+    "prior of other labels": (
+        lambda b: edit(b / "pneumocam.json", prior={"NORMAL": 0.5, "PNEUMONIA": 0.5}),
+        "prior names NORMAL, PNEUMONIA; expected NORMAL, BACTERIAL, VIRAL",
+    ),
+    "prior of counts": (
+        lambda b: edit(b / "pneumocam.json", prior={"NORMAL": 250, "BACTERIAL": 468, "VIRAL": 248}),
+        "prior.NORMAL is 250; expected less than 1",
+    ),
+    "prior without a sum of 1": (
+        lambda b: edit(b / "pneumocam.json", prior={"NORMAL": 0.5, "BACTERIAL": 0.5, "VIRAL": 0.5}),
+        "prior is .*; expected shares with a sum of 1",
+    ),
     "metrics": (lambda b: (b / "metrics.json").write_text("{"), "metrics.json is damaged: expected JSON"),
 }
 
@@ -311,7 +334,15 @@ KEYS = {
         *(("pretrained_cfg", key) for key in ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation")),
     ],
     "pneumocam.json": [
-        *(("schema_version",), ("temperature",), ("training",), ("default_operating_point",), ("operating_points",)),
+        *(
+            ("schema_version",),
+            ("temperature",),
+            ("training",),
+            ("prior",),
+            ("prior", "NORMAL"),
+            ("default_operating_point",),
+            ("operating_points",),
+        ),
         *(("operating_points", name) for name in ("balanced", "other")),
         *(("operating_points", "balanced", name) for name in ("threshold", "uncertain_log_odds", "name")),
     ],
@@ -370,250 +401,26 @@ def test_a_file_of_junk_is_refused(junk_bundle: Path, name: str, text: str) -> N
         (junk_bundle / name).write_text(original)
 
 
-# From the Hub
+# Writing
 
 
-@pytest.fixture
-def film_hub(hub: Hub, make_bundle: MakeBundle) -> Hub:
-    """A model repository of two commits: the older one is tagged v1, the newer one is main and has metrics."""
-    older = make_bundle(TINY, temperature=1.0, name="older")
-    newer = make_bundle(TINY, temperature=2.0, name="newer")
-    edit_weights(newer, lambda state: state["fc.bias"].add_(1))
-    (newer / "metrics.json").write_text('{"n": 3}')
-    hub.add("lung/film", older, "v1", "refs/pr/1")
-    hub.add("lung/film", newer, "main")
-    return hub
-
-
-@pytest.mark.parametrize("revision", ["", "@", "@main", "@v1", "@refs/pr/1", "@sha"])
-def test_a_revision_of_a_hub_repository(film_hub: Hub, revision: str) -> None:
-    old, new = film_hub.repos["lung/film"]
-    newest = revision in ("", "@", "@main")
-    source = f"hf-hub:lung/film{revision.replace('sha', old)}"
-    classifier = Classifier.from_pretrained(source)
-    assert classifier.id == "lung/film"
-    assert classifier.revision == (new if newest else old)
-    assert classifier.temperature == (2 if newest else 1)
-    assert classifier.metrics == ({"n": 3} if newest else None)
-
-    film_hub.stop()
-    again = Classifier.from_pretrained(source)
-    assert (again.id, again.revision, again.metrics) == (classifier.id, classifier.revision, classifier.metrics)
-    torch.testing.assert_close(logits(again, EXAMPLES[0]), logits(classifier, EXAMPLES[0]), rtol=0, atol=0)
-
-
-def test_a_commit_that_is_in_the_cache_takes_no_request(film_hub: Hub) -> None:
-    first = Classifier.from_pretrained("hf-hub:lung/film@v1")
-    film_hub.requests.clear()
-    Classifier.from_pretrained(f"hf-hub:lung/film@{first.revision}")
-    assert film_hub.requests == []
-
-
-def test_weights_are_downloaded_once(film_hub: Hub) -> None:
-    for _ in range(2):
-        Classifier.from_pretrained("hf-hub:lung/film@v1")
-    downloads = [x for x in film_hub.requests if x.startswith("GET") and x.endswith("model.safetensors")]
-    assert len(downloads) == 1
-
-
-def test_a_branch_that_moves_is_followed_and_a_tag_stays(film_hub: Hub) -> None:
-    old, new = film_hub.repos["lung/film"]
-    assert Classifier.from_pretrained("hf-hub:lung/film@main").revision == new
-    film_hub.refs["main"] = old
-    assert Classifier.from_pretrained("hf-hub:lung/film@main").revision == old
-    film_hub.stop()
-    assert Classifier.from_pretrained("hf-hub:lung/film@main").revision == old
-    assert Classifier.from_pretrained(f"hf-hub:lung/film@{new}").revision == new
-
-
-@pytest.mark.usefixtures("film_hub")
-def test_timm_alone_reads_the_same_repository() -> None:
-    classifier = Classifier.from_pretrained("hf-hub:lung/film@v1")
-    expected = timm_logits("hf-hub:lung/film@v1", EXAMPLES[0])
-    torch.testing.assert_close(logits(classifier, EXAMPLES[0]), expected, rtol=1e-4, atol=1e-5)
-    assert not torch.equal(timm_logits("hf-hub:lung/film", EXAMPLES[0]), expected)
-
-
-REMEDY = "Check the name, the revision and the network; a private model needs HF_TOKEN"
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("nobody/film", rf"hf-hub:nobody/film@main could not be had \(HTTP 404\) .*{REMEDY}"),
-        ("lung/film@v9", rf"hf-hub:lung/film@v9 could not be had \(HTTP 404\) .*{REMEDY}"),
-        (f"lung/film@{'0' * 40}", rf"lung/film@0{{40}} could not be had \(HTTP 404\) .*{REMEDY}"),
-        ("lung/film/x", "'lung/film/x' is no Hub repository id: expected hf-hub:owner/name"),
-        ("../film", "'../film' is no Hub repository id: expected hf-hub:owner/name"),
-    ],
-)
-@pytest.mark.usefixtures("film_hub")
-def test_what_the_hub_does_not_have_is_said(source: str, message: str) -> None:
-    with pytest.raises(BundleError, match=message):
-        Classifier.from_pretrained(f"hf-hub:{source}")
-
-
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "pneumocam.json"])
-def test_a_repository_that_is_no_bundle_is_said(hub: Hub, make_bundle: MakeBundle, name: str) -> None:
+def test_a_rewritten_description_keeps_what_this_version_does_not_know(make_bundle: MakeBundle) -> None:
     bundle = make_bundle(TINY)
-    (bundle / name).unlink()
-    hub.add("timm/resnet", bundle, "main")
-    with pytest.raises(BundleError, match=rf"hf-hub:timm/resnet@.* has no {name}: expected a PneumoCAM bundle"):
-        Classifier.from_pretrained("hf-hub:timm/resnet")
+    edit(bundle / "pneumocam.json", guard={"threshold": 3.5})
+    description = read_description(bundle)
+    prior = {"NORMAL": 0.25, "BACTERIAL": 0.5, "VIRAL": 0.25}
+    write_description(bundle, description.model_copy(update={"prior": prior}))
+    content = json.loads((bundle / "pneumocam.json").read_text())
+    assert content["guard"] == {"threshold": 3.5}
+    assert Classifier.from_pretrained(f"local-dir:{bundle}").prior == content["prior"] == prior
 
 
-def test_a_hub_that_answers_something_else_is_said(film_hub: Hub) -> None:
-    portal = 200, {"Content-Type": "text/html"}, b"<html>Please log in to this network.</html>"
-    film_hub.faults[""] = lambda _path: portal
-    with pytest.raises(BundleError, match=REMEDY):
-        Classifier.from_pretrained("hf-hub:lung/film")
-
-
-@pytest.mark.parametrize("revision", ["v1", "0" * 40])
-@pytest.mark.parametrize("trouble", ["down", "hanging"])
-def test_without_a_hub_or_a_cache_the_end_comes_soon(
-    film_hub: Hub, monkeypatch: pytest.MonkeyPatch, trouble: str, revision: str
-) -> None:
-    monkeypatch.setattr(pneumocam.model, "HUB_TIMEOUT", 0.3)
-    film_hub.stop() if trouble == "down" else film_hub.released.clear()
-    start = time.monotonic()
-    with pytest.raises(BundleError, match=rf"lung/film@{revision} could not be had .*{REMEDY}"):
-        Classifier.from_pretrained(f"hf-hub:lung/film@{revision}")
-    assert time.monotonic() - start < 10  # the client's own retries take 23 s and more
-
-
-def test_a_hub_that_hangs_leaves_the_cache_to_answer(film_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = Classifier.from_pretrained("hf-hub:lung/film@v1").revision
-    monkeypatch.setattr(pneumocam.model, "HUB_TIMEOUT", 0.3)
-    film_hub.released.clear()
-    assert Classifier.from_pretrained("hf-hub:lung/film@v1").revision == known
-
-
-def test_the_timeout_in_use_is_short() -> None:
-    assert pneumocam.model.HUB_TIMEOUT <= 15  # to connect and to read, one after the other: 30 s
-
-
-# A start that has to succeed
-
-TROUBLES: dict[str, tuple[Callable[[Hub], object], str]] = {
-    "down": (Hub.stop, r"could not be had \(ConnectError\)"),
-    "API hangs": (lambda hub: hub.hang("/api/"), "did not come within 1 s"),
-    "file hangs": (lambda hub: hub.hang("GET /lung/film/resolve"), "did not come within 1 s"),
-    "API at its rate limit": (lambda hub: hub.fail("/api/", 429), r"could not be had \(HTTP 429\)"),
-    "files at their rate limit": (lambda hub: hub.fail("/resolve/", 429), "did not come within 1 s"),
-    "revision gone": (lambda hub: hub.fail("", 404), r"could not be had \(HTTP 404\)"),
-    "file cut short": (Hub.cut_short, "did not come within 1 s"),
-    "file garbled": (lambda hub: hub.garble("model.safetensors"), "model.safetensors of .* came damaged"),
-}
-
-
-@pytest.mark.parametrize("cached", [False, True], ids=["cold", "warm"])
-@pytest.mark.parametrize("trouble", TROUBLES)
-def test_a_start_is_bounded_whatever_the_hub_does(
-    film_hub: Hub,
-    bundled: Classifier,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    trouble: str,
-    cached: bool,
-) -> None:
-    old, new = film_hub.repos["lung/film"]
-    if cached:
-        film_hub.refs["main"] = old
-        Classifier.from_pretrained("hf-hub:lung/film@main")
-        film_hub.refs["main"] = new
-    make_trouble, reason = TROUBLES[trouble]
-    make_trouble(film_hub)
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    start = time.monotonic()
-    loaded = load_or_fall_back("hf-hub:lung/film@main", timeout=1)
-    assert time.monotonic() - start < 10  # the client's own retries take 23 s, or never end
-    assert loaded.notice
-    assert "hf-hub:lung/film@main" in loaded.notice
-    assert re.search(reason, loaded.notice)
-    if cached:
-        assert (loaded.classifier.id, loaded.classifier.revision) == ("lung/film", old)
-        assert f"An earlier download answers: commit {old}" in loaded.notice
-    else:
-        assert (loaded.classifier.id, loaded.classifier.revision) == ("bundled", bundled.revision)
-        assert "The bundled model answers" in loaded.notice
-    said = [record.getMessage() for record in caplog.records if record.name.startswith("pneumocam")]
-    assert said == [loaded.notice]
-    assert "hf_secret" not in caplog.text
-    assert str(tmp_path) not in caplog.text
-
-
-def test_a_start_takes_the_model_that_was_asked_for(film_hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
-    old, _ = film_hub.repos["lung/film"]
-    loaded = load_or_fall_back("hf-hub:lung/film@v1")
-    assert (loaded.classifier.id, loaded.classifier.revision, loaded.notice) == ("lung/film", old, None)
-    assert load_or_fall_back().classifier.id == "bundled"
-    assert caplog.records == []
-
-
-def test_what_comes_too_late_serves_the_next_start(film_hub: Hub) -> None:
-    film_hub.hang("GET /lung/film/resolve")
-    loaded = load_or_fall_back("hf-hub:lung/film@v1", timeout=0.5)
-    film_hub.heal()
-    assert loaded.classifier.id == "bundled"
-    film_hub.requests.clear()
-    again = load_or_fall_back("hf-hub:lung/film@v1")
-    assert (again.classifier.id, again.notice) == ("lung/film", None)
-    assert not any(request.startswith("GET /lung/film/resolve") for request in film_hub.requests)
-
-
-def test_an_update_that_breaks_off_leaves_the_older_commit_in_place(film_hub: Hub) -> None:
-    old, new = film_hub.repos["lung/film"]
-    film_hub.refs["main"] = old
-    Classifier.from_pretrained("hf-hub:lung/film")
-    film_hub.refs["main"] = new
-    film_hub.garble("model.safetensors")
-    for _ in range(2):
-        assert load_or_fall_back("hf-hub:lung/film").classifier.revision == old
-    film_hub.heal()
-    assert load_or_fall_back("hf-hub:lung/film").classifier.revision == new
-
-
-def test_weights_that_are_damaged_in_the_cache_are_fetched_anew(film_hub: Hub, tmp_path: Path) -> None:
-    source = f"hf-hub:lung/film@{Classifier.from_pretrained('hf-hub:lung/film@v1').revision}"
-    (weights,) = tmp_path.glob("hub-cache/**/snapshots/*/model.safetensors")
-
-    def damage() -> None:
-        content = weights.read_bytes()
-        weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-
-    damage()
-    assert load_or_fall_back(source).notice is None
-    damage()
-    film_hub.stop()
-    assert load_or_fall_back(source).classifier.id == "bundled"
-
-
-def test_a_start_opens_no_pickle(hub: Hub, make_bundle: MakeBundle, tmp_path: Path) -> None:
-    bundle = make_bundle(TINY)
-    (bundle / "model.safetensors").unlink()
-    (bundle / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
-    hub.add("lung/film", bundle, "main")
-    loaded = load_or_fall_back("hf-hub:lung/film")
-    assert loaded.classifier.id == "bundled"
-    assert "has no model.safetensors" in str(loaded.notice)
-    assert not any("pytorch_model.bin" in request for request in hub.requests)
-
-
-def test_a_bundle_of_the_hub_that_cannot_be_read_is_said_without_paths(
-    hub: Hub, make_bundle: MakeBundle, tmp_path: Path
-) -> None:
-    bundle = make_bundle(TINY)
-    edit(bundle / "pneumocam.json", schema_version=99)
-    commit = hub.add("lung/film", bundle, "main")
-    loaded = load_or_fall_back("hf-hub:lung/film")
-    assert loaded.classifier.id == "bundled"
-    assert str(loaded.notice).startswith(f"hf-hub:lung/film@{commit}: pneumocam.json: schema_version is 99")
-    assert str(tmp_path) not in str(loaded.notice)
-
-
-@pytest.mark.parametrize("source", ["film", "hf-hub:film/x/y", "local-dir:nowhere"])
-def test_a_start_does_not_cover_up_a_source_that_is_wrong(source: str) -> None:
-    with pytest.raises(BundleError):
-        load_or_fall_back(source)
+def test_the_schema_of_the_description_is_a_json_schema() -> None:
+    schema = Description.model_json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    content = json.loads((BUNDLED / "pneumocam.json").read_text())
+    validator = jsonschema.Draft202012Validator(schema)
+    validator.validate(content)
+    changes: list[dict[str, Any]] = [{"schema_version": 2}, {"temperature": 0}, {"operating_points": {"x": {}}}]
+    for change in changes:
+        assert not validator.is_valid(content | change)

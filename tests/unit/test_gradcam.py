@@ -17,10 +17,11 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 from torchcam.methods import GradCAM as TorchCam
 
-import pneumocam.model
-import pneumocam.saliency
-from pneumocam import Classifier, Radiograph, Saliency, load_radiograph, predict, predict_many, targets
-from pneumocam.saliency import DISCLAIMER, blend, draw_overlay, grad_cam, input_box
+import pneumocam.overlay
+from pneumocam import DISCLAIMER, Classifier, Radiograph, Saliency, load_radiograph, predict, predict_many, targets
+from pneumocam.gradcam import grad_cam, input_box
+from pneumocam.hub import BUNDLED
+from pneumocam.overlay import blend, draw_overlay
 from tests.conftest import EXAMPLES, SUBTYPES
 
 # The layer whose output is that of forward_features.
@@ -116,7 +117,7 @@ def test_maps_are_those_of_captum_and_torchcam_on_the_whole_network(
 
 @pytest.mark.parametrize("target", [*SUBTYPES, "PNEUMONIA"])
 def test_maps_of_real_films_are_those_of_captum_and_torchcam(bundled: Classifier, target: str) -> None:
-    model, layer = whole(pneumocam.model.BUNDLED)
+    model, layer = whole(BUNDLED)
     films = [load_radiograph(path) for path in (EXAMPLES[0], EXAMPLES[-1])]
     batch = torch.stack([bundled.transform(film) for film in films])
     cams = [answer.explain(target).cam for answer in predict_many(bundled, films)]
@@ -130,7 +131,7 @@ def test_maps_of_real_films_are_those_of_captum_and_torchcam(bundled: Classifier
 
 
 def test_the_heatmap_of_a_real_film_is_that_of_pytorch_grad_cam(bundled: Classifier) -> None:
-    model, layer = whole(pneumocam.model.BUNDLED)
+    model, layer = whole(BUNDLED)
     film = load_radiograph(EXAMPLES[-1])
     answer = predict(bundled, film)
     target = next(name for name in targets(bundled) if not answer.explain(name).is_empty)
@@ -321,7 +322,7 @@ def test_caption_and_disclaimer_are_in_the_strip_and_only_there(width: int, monk
     assert len(changed) > 0
     assert changed.max() < len(strip) / 2  # the caption is the first line
 
-    monkeypatch.setattr(pneumocam.saliency, "DISCLAIMER", " ")
+    monkeypatch.setattr(pneumocam.overlay, "DISCLAIMER", " ")
     bare_above, bare_strip = split(draw_overlay(film, saliency, "VIRAL 70%"), film)
     np.testing.assert_array_equal(above, bare_above)
     changed = np.flatnonzero((strip != bare_strip).any((1, 2)))

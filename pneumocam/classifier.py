@@ -1,0 +1,169 @@
+"""A model's source -> a Classifier: network, preprocessing, calibration and operating points."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from timm.data import create_transform
+from torch import Tensor
+
+from pneumocam.bundle import BundleError, Preprocessing, read_bundle
+from pneumocam.hub import Snapshot, load_with_fallback, locate
+from pneumocam.image import Radiograph
+from pneumocam.network import build_network
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """The threshold between NORMAL and pneumonia.
+
+    Attributes:
+        name: as in the bundle.
+        threshold: the label is pneumonia from this P(pneumonia) on, in (0, 1).
+        uncertain_log_odds: a prediction nearer to the threshold than this, in log-odds, is uncertain.
+    """
+
+    name: str
+    threshold: float
+    uncertain_log_odds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A timm CNN in eval mode with its preprocessing, labels, calibration and operating points.
+
+    Attributes:
+        network: `(B, C, H, W)` float32 -> `(B, K)` logits; has `forward_features` and `forward_head`.
+        transform: `Radiograph` -> `(C, H, W)` float32, timm's evaluation transform for this bundle.
+        preprocessing: input_size, interpolation, mean, std, crop_pct, crop_mode; see `pneumocam.bundle.Preprocessing`.
+        label_names: in the order of the logits.
+        temperature: logits are divided by it before the softmax (Guo et al. 2017).
+        operating_points: by name.
+        operating_point: the one in use.
+        id: where the model came from: `bundled`, `local-dir:NAME` or `owner/name`.
+        revision: the Hub's commit, or `sha256:` and the first twelve digits of the weights' hash.
+        training: provenance written by `train.fit`.
+        metrics: figures written by `train.evaluate`, or None.
+        prior: share of each label for which the calibrated probabilities hold; None if the bundle does not state it.
+    """
+
+    network: Any  # a timm model; nn.Module would hide forward_features and forward_head from the type checker
+    transform: Callable[[Radiograph], Tensor]
+    preprocessing: Mapping[str, Any]
+    label_names: tuple[str, ...]
+    temperature: float
+    operating_points: Mapping[str, OperatingPoint]
+    operating_point: OperatingPoint
+    id: str
+    revision: str
+    training: Mapping[str, Any]
+    metrics: Mapping[str, Any] | None
+    prior: Mapping[str, float] | None = None
+
+    @classmethod
+    def from_pretrained(cls, source: str | None = None, *, operating_point: str | None = None) -> "Classifier":
+        """Load a model.
+
+        Args:
+            source: `hf-hub:owner/name` or `hf-hub:owner/name@revision` (downloaded once, then cached),
+                `local-dir:PATH`, or None for the model that comes with this package.
+            operating_point: the name of one of the model's; by default its own choice.
+
+        Raises:
+            BundleError: the source has another form, cannot be reached, or is no usable bundle.
+            ValueError: the model has no operating point of that name.
+        """
+        classifier = _load(locate(source))
+        return classifier if operating_point is None else classifier.at(operating_point)
+
+    def at(self, operating_point: str) -> "Classifier":
+        """The same model at another of its operating points.
+
+        Raises:
+            ValueError: it has none of that name.
+        """
+        if operating_point not in self.operating_points:
+            raise ValueError(
+                f"operating_point is {operating_point!r}; this model has {', '.join(self.operating_points)}."
+            )
+        return replace(self, operating_point=self.operating_points[operating_point])
+
+    def features(self, batch: Tensor) -> Tensor:
+        """`(B, C, H, W)` float32 -> `(B, D, h, w)` float32: the only pass through the backbone."""
+        with torch.no_grad():
+            features: Tensor = self.network.forward_features(batch)  # (B, D, h, w)
+        return features
+
+    def head(self, features: Tensor) -> Tensor:
+        """`(B, D, h, w)` -> `(B, K)` logits, not yet divided by the temperature; differentiable."""
+        logits: Tensor = self.network.forward_head(features)  # (B, K)
+        return logits
+
+
+class Loaded(NamedTuple):
+    """A classifier for a service.
+
+    Attributes:
+        classifier: the requested model or its replacement.
+        notice: why a replacement was loaded, and which; without paths. None if the model is the requested one.
+    """
+
+    classifier: Classifier
+    notice: str | None = None
+
+
+def load_or_fall_back(source: str | None = None, *, timeout: float = 30.0) -> Loaded:
+    """Load a model for a service that has to start even if the Hub fails; see `pneumocam.hub.load_with_fallback`.
+
+    Args:
+        source: as in `Classifier.from_pretrained`.
+        timeout: seconds to wait for the Hub.
+
+    Raises:
+        BundleError: the source has another form, or is a folder without a usable bundle.
+    """
+    return Loaded(*load_with_fallback(_load, source, timeout))
+
+
+def eval_transform(preprocessing: Mapping[str, Any]) -> Callable[[Radiograph], Tensor]:
+    """`Radiograph` -> `(C, H, W)` float32 by timm's own evaluation transform; C is 1, or 3 for repeated grey."""
+    transform = create_transform(**{key: preprocessing[key] for key in Preprocessing.model_fields})
+    # A partial can be pickled for data loading processes; a closure cannot.
+    return partial(_transformed, transform, "L" if preprocessing["input_size"][0] == 1 else "RGB")
+
+
+def _transformed(transform: Callable[[Image.Image], Tensor], mode: str, radiograph: Radiograph) -> Tensor:
+    return transform(radiograph.to_pil().convert(mode))
+
+
+def _load(snapshot: Snapshot) -> Classifier:
+    folder = snapshot.folder
+    try:
+        config, description, metrics = read_bundle(folder)
+        network = build_network(config, folder)
+    except BundleError as error:
+        raise BundleError(snapshot.without_path(str(error))) from None
+    preprocessing = {key: getattr(config.pretrained_cfg, key) for key in Preprocessing.model_fields}
+    points = {
+        name: OperatingPoint(name, point.threshold, point.uncertain_log_odds)
+        for name, point in description.operating_points.items()
+    }
+    weights = folder / "model.safetensors"
+    return Classifier(
+        network=network,
+        transform=eval_transform(preprocessing),
+        preprocessing=preprocessing,
+        label_names=config.label_names,
+        temperature=description.temperature,
+        operating_points=points,
+        operating_point=points[description.default_operating_point],
+        id=snapshot.id,
+        revision=snapshot.commit or "sha256:" + hashlib.sha256(weights.read_bytes()).hexdigest()[:12],
+        training=description.training,
+        metrics=metrics,
+        prior=description.prior,
+    )

@@ -1,0 +1,141 @@
+"""A bundle's config and weights -> a timm network in eval mode, with its batch norms fused into its convolutions."""
+
+import copy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from pneumocam.bundle import BundleError, NetworkConfig
+
+
+def build_network(config: NetworkConfig, folder: Path) -> Any:
+    """The network of a bundle: `(B, C, H, W)` float32 -> `(B, K)` logits.
+
+    Args:
+        config: config.json of the bundle.
+        folder: the bundle; model.safetensors is read from it.
+
+    Raises:
+        BundleError: timm cannot build the network, the weights do not belong to it, or it is no CNN.
+    """
+    network = _create(config, folder)
+    _load_weights(network, folder / "model.safetensors", config.architecture)
+    network = network.float().eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    _check_shapes(network, config, folder)
+    images = torch.rand(2, *config.pretrained_cfg.input_size, generator=torch.Generator().manual_seed(0))
+    return fuse_batch_norms(network, images)
+
+
+def _create(config: NetworkConfig, folder: Path) -> Any:
+    # Only names in timm's registry: with a prefix such as hf-hub: timm would download another model.
+    if not timm.is_model(config.architecture):
+        raise BundleError(
+            f"{folder / 'config.json'}: architecture is {config.architecture!r}; expected the name of a model of timm "
+            f"{timm.__version__}."
+        )
+    arguments = config.model_args or {}
+    try:
+        return timm.create_model(
+            config.architecture,
+            # Given here, so that the bundle's model_args cannot make timm download or unpickle anything.
+            pretrained=False,
+            pretrained_cfg=None,
+            checkpoint_path=None,
+            **{**arguments, "num_classes": config.num_classes, "in_chans": config.pretrained_cfg.input_size[0]},
+        )
+    except Exception as error:  # every architecture has its own exceptions for arguments it does not take
+        raise BundleError(
+            f"{folder / 'config.json'}: timm cannot build {config.architecture} with model_args {arguments!r}: {error}"
+        ) from error
+
+
+def _load_weights(network: nn.Module, path: Path, architecture: str) -> None:
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise BundleError(f"{path} is damaged: expected safetensors, found {error}. Fetch the bundle again.") from None
+    expected = network.state_dict()
+    if unmatched := sorted(expected.keys() ^ state.keys()):
+        raise BundleError(
+            f"{path} does not belong to {architecture}: expected {len(expected)} tensors, found {len(state)}; the "
+            f"first that only one of them has is {unmatched[0]}."
+        )
+    for name, tensor in state.items():
+        if tensor.shape != expected[name].shape:
+            raise BundleError(f"{path}: {name} is {tuple(tensor.shape)}; expected {tuple(expected[name].shape)}.")
+        if not bool(torch.isfinite(tensor).all()):
+            raise BundleError(f"{path}: {name} has values that are not finite. Fetch or train the bundle again.")
+    network.load_state_dict(state)
+
+
+def _check_shapes(network: Any, config: NetworkConfig, folder: Path) -> None:
+    """Grad-CAM needs `(B, D, h, w)` features, and the labels need as many logits."""
+    place, name = folder / "config.json", config.architecture
+    channels, height, width = config.pretrained_cfg.input_size
+    try:
+        with torch.no_grad():
+            features = network.forward_features(torch.zeros(1, channels, height, width))
+            logits = network.forward_head(features)
+    except Exception as error:
+        raise BundleError(f"{place}: {name} takes no input of {channels}x{height}x{width}: {error}") from error
+    if not isinstance(features, Tensor) or features.ndim != 4 or features.shape[1] != network.num_features:
+        raise BundleError(
+            f"{place}: {name} gives features that are no (B, {network.num_features}, h, w) map: expected a CNN, since "
+            "Grad-CAM needs one."
+        )
+    if logits.shape != (1, config.num_classes):
+        raise BundleError(
+            f"{place}: {name} gives logits of shape {tuple(logits.shape)}; expected (1, {config.num_classes})."
+        )
+
+
+@torch.no_grad()
+def fuse_batch_norms(network: Any, images: Tensor) -> Any:
+    """The same function in fewer steps: each batch norm becomes part of the convolution before it.
+
+    Args:
+        network: a timm model in eval mode.
+        images: `(B, C, H, W)` float32. They show which convolution feeds which batch norm, and whether the logits
+            stay the same within rounding.
+
+    Returns:
+        A fused copy; the network itself if its logits would change.
+    """
+    fused = copy.deepcopy(network)
+    outputs: list[tuple[Tensor, nn.Conv2d]] = []
+    pairs: dict[str, tuple[nn.Conv2d, nn.BatchNorm2d]] = {}
+
+    def note_convolution(module: nn.Conv2d, _: Any, output: Tensor) -> None:
+        outputs.append((output, module))
+
+    def note_batch_norm(name: str, module: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
+        for output, convolution in outputs:
+            if output is inputs[0]:
+                pairs[name] = convolution, module
+
+    hooks = []
+    for name, module in fused.named_modules():
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_hook(note_convolution))
+        elif isinstance(module, nn.BatchNorm2d):
+            hooks.append(module.register_forward_pre_hook(partial(note_batch_norm, name)))
+    fused(images)
+    for hook in hooks:
+        hook.remove()
+    for name, (convolution, norm) in pairs.items():
+        one = fuse_conv_bn_eval(convolution, norm)
+        convolution.weight, convolution.bias = one.weight, one.bias
+        # timm's batch norms contain their activation.
+        fused.set_submodule(
+            name, nn.Sequential(*(part for part in norm.children() if not isinstance(part, nn.Identity)))
+        )
+    fused = fused.requires_grad_(False).to(memory_format=torch.channels_last)
+    before, after = network(images), fused(images)
+    return fused if torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.abs().max())) else network

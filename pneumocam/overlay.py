@@ -1,0 +1,72 @@
+"""The saliency map over the radiograph, with a strip for caption, colour bar and disclaimer."""
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from pneumocam import DISCLAIMER
+from pneumocam.gradcam import Saliency
+from pneumocam.image import Radiograph
+
+COLOUR_MAP = "inferno"
+
+
+def draw_overlay(
+    radiograph: Radiograph, saliency: Saliency, caption: str, *, opacity: float = 0.6, colour_map: str = COLOUR_MAP
+) -> Image.Image:
+    """The radiograph with the map laid over it, and below it a strip with caption, colour bar and disclaimer.
+
+    The upper `(H, W)` pixels are those of the upload. The opacity of the colour follows the map, so regions without
+    weight keep their grey levels.
+
+    Args:
+        radiograph: the upload, `(H, W)`.
+        saliency: its map.
+        caption: class and probability.
+        opacity: of the map's peak, in [0, 1].
+        colour_map: the name of one of Matplotlib's.
+
+    Returns:
+        An RGB image of width W, taller than H by the strip.
+    """
+    strip = _strip(radiograph.width, caption, saliency, colour_map)
+    overlay = Image.new("RGB", (radiograph.width, radiograph.height + strip.height))
+    overlay.paste(blend(radiograph.to_pil(), saliency, opacity=opacity, colour_map=colour_map))
+    overlay.paste(strip, (0, radiograph.height))
+    return overlay
+
+
+def blend(image: Image.Image, saliency: Saliency, *, opacity: float = 0.6, colour_map: str = COLOUR_MAP) -> Image.Image:
+    """An image of mode "L" -> mode "RGB" with the map over it, as in `draw_overlay`."""
+    heat = saliency.heatmap()  # (H, W)
+    palette = matplotlib.colormaps[colour_map](np.arange(256))[:, :3] * 255  # (256, 3)
+    colours = Image.fromarray((255 * heat).round().astype(np.uint8))
+    colours.putpalette(palette.round().astype(np.uint8).tobytes())
+    opaque = Image.fromarray((255 * opacity * heat).round().astype(np.uint8))
+    return Image.composite(colours.convert("RGB"), image.convert("RGB"), opaque)
+
+
+def _strip(width: int, caption: str, saliency: Saliency, colour_map: str) -> Image.Image:
+    size = max(9, round(width / 32))
+    margin, grey = size // 2, "#c8c8c8"
+    strip = Image.new("RGB", (width, round(4.9 * size)), "black")
+    draw = ImageDraw.Draw(strip)
+
+    def write(text: str, left: int, line: float, scale: float, colour: str) -> None:
+        points = size * scale
+        # Small letters do not become narrower in proportion, so try until the whole caption fits.
+        while draw.textlength(text, font := ImageFont.load_default(points)) > width - left - margin and points > 1:
+            points *= 0.95
+        draw.text((left, margin + line * size), text, colour, font, anchor="lm")
+
+    write(caption, margin, 0.6, 1.2, "white")
+    write(DISCLAIMER, margin, 3.6, 0.8, grey)
+    if saliency.is_empty:
+        write(f"Empty map: no region speaks for {saliency.target}.", margin, 2.1, 0.8, "#ffd27f")
+        return strip
+    bar_width, bar_height = width // 4, round(0.7 * size)
+    ramp = matplotlib.colormaps[colour_map](np.linspace(0, 1, bar_width))[None, :, :3] * 255  # (1, bar_width, 3)
+    bar = Image.fromarray(np.repeat(ramp, bar_height, 0).round().astype(np.uint8))
+    strip.paste(bar, (margin, margin + round(2.1 * size) - bar_height // 2))
+    write(f"from none to most weight for {saliency.target}", 2 * margin + bar_width, 2.1, 0.8, grey)
+    return strip
