@@ -31,10 +31,11 @@ lint: $(VENV)/.dev $(NODE)  ## ruff and mypy; eslint and TypeScript's checks of 
 	@if [ -e $(NODE) ]; then npm run lint --silent; fi
 
 docs: $(VENV)/.dev  ## documentation as a site in site/; warnings are errors
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-figures: $(VENV)/.dev  ## tables and sentences of README and docs/ anew, from model/ and benchmarks/
+figures: $(VENV)/.dev  ## figures and picture of README and docs/ anew, from model/ and benchmarks/
 	$(BIN)/python -m docs.figures
+	$(BIN)/python -m docs.picture
 
 screenshot: $(VENV)/.chromium  ## pictures of README and docs/ anew
 	$(BIN)/python -m docs.screenshot

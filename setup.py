@@ -18,7 +18,8 @@ def long_description(readme: str) -> str:
     return re.sub(r"((?<!!)\[[^\]]*\]\()(?!https?:|#)", rf"\g<1>{REPOSITORY}/blob/main/", text)
 
 
-setup(
-    long_description=long_description(Path(__file__).with_name("README.md").read_text(encoding="utf-8")),
-    long_description_content_type="text/markdown",
-)
+if __name__ == "__main__":
+    setup(
+        long_description=long_description(Path(__file__).with_name("README.md").read_text(encoding="utf-8")),
+        long_description_content_type="text/markdown",
+    )

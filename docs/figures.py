@@ -87,8 +87,8 @@ def measured() -> str:
 
 def measured_on() -> str:
     return paragraph(
-        f"Measured on {METRICS['n']} images of {METRICS['patients']} patient groups ({METRICS['split']}), with "
-        f"{METRICS['interval'].replace('95%', '95% intervals by')}."
+        f"""Measured on {METRICS["n"]} images of {METRICS["patients"]} patient groups ({METRICS["split"]}), with
+        {METRICS["interval"].replace("95%", "95% intervals by")}."""
     )
 
 
@@ -118,7 +118,13 @@ def operating_points() -> str:
     return table(
         ("operating point", "pneumonia from P =", "sensitivity", "specificity", "called uncertain"),
         (
-            (f"`{name}`", f"{x['threshold']:.3f}", shown(x["sensitivity"]), shown(x["specificity"]), percent(x["uncertain"]))
+            (
+                f"`{name}`",
+                f"{x['threshold']:.3f}",
+                shown(x["sensitivity"]),
+                shown(x["specificity"]),
+                percent(x["uncertain"]),
+            )
             for name, x in METRICS["operating_points"].items()
         ),
     )
@@ -164,9 +170,9 @@ def robustness() -> str:
         for key, name in (("auroc", "AUROC"), ("sensitivity", "sensitivity"), ("specificity", "specificity"))
     )
     return paragraph(
-        f"The lowest figures over all versions are {lowest}. {percent(anything['flips'])} of the decisions flip under at "
-        f"least one of PNG, JPEG 95, 75, 50, 30, half and double size; of the decisions that were not uncertain, "
-        f"{percent(anything['flips_of_sure'])}."
+        f"""The lowest figures over all versions are {lowest}. {percent(anything["flips"])} of the decisions flip under
+        at least one of PNG, JPEG 95, 75, 50, 30, half and double size; of the decisions that were not uncertain,
+        {percent(anything["flips_of_sure"])}."""
     )
 
 
@@ -175,12 +181,13 @@ def shortcut() -> str:
     spectrum, flips = audit["baselines"]["spectrum"], audit["counterfactuals"]["any_re_encoding"]["flips"]
     worst = audit["counterfactuals"]["worst"]["auroc"]
     return paragraph(
-        f"In the training data, healthy children's images were saved with another size and JPEG quality than the others: "
-        f"the frequency spectrum alone, which shows no lungs, separates the classes with an AUROC of "
-        f"{shown(spectrum['auroc'])}. Training therefore varies encoding, size, sharpness, noise and tone. `train.evaluate` "
-        f"then measures each held-out image in {len(audit['counterfactuals']['by_name']) - 1} other versions: the AUROC never "
-        f"falls below {worst['value']:.3f}, and {percent(flips)} of the decisions flip when a file is merely re-encoded or "
-        f"resized. This shows that the model withstands the changes it was trained for; it does not prove that it reads lungs."
+        f"""In the training data, healthy children's images were saved with another size and JPEG quality than the
+        others: the frequency spectrum alone, which shows no lungs, separates the classes with an AUROC of
+        {shown(spectrum["auroc"])}. Training therefore varies encoding, size, sharpness, noise and tone.
+        `train.evaluate` then measures each held-out image in {len(audit["counterfactuals"]["by_name"]) - 1} other
+        versions: the AUROC never falls below {worst["value"]:.3f}, and {percent(flips)} of the decisions flip when
+        a file is merely re-encoded or resized. This shows that the model withstands the changes it was trained for;
+        it does not prove that it reads lungs."""
     )
 
 
@@ -199,11 +206,11 @@ def recipe_costs() -> str:
         for name in ("AUROC", "accuracy", "accuracy, 3 classes", "AUROC, subtype", "specificity at 97%")
     )
     return paragraph(
-        f"On the published files the plain model scores better than the shipped one in most figures ({costs}), although its "
-        f"specificity at P = 0.5 is {plain['specificity']:.3f} against {shipped['specificity']:.3f}. In other versions of the "
-        f"same images its specificity falls to {plain['specificity, worst file']:.3f} (worst file) and "
-        f"{plain['specificity, worst tone']:.3f} (worst tone); that of the shipped model stays at "
-        f"{shipped['specificity, worst file']:.3f} and {shipped['specificity, worst tone']:.3f}."
+        f"""On the published files the plain model scores better than the shipped one in most figures ({costs}),
+        although its specificity at P = 0.5 is {plain["specificity"]:.3f} against {shipped["specificity"]:.3f}. In
+        other versions of the same images its specificity falls to {plain["specificity, worst file"]:.3f} (worst
+        file) and {plain["specificity, worst tone"]:.3f} (worst tone); that of the shipped model stays at
+        {shipped["specificity, worst file"]:.3f} and {shipped["specificity, worst tone"]:.3f}."""
     )
 
 
@@ -219,9 +226,9 @@ def examples() -> str:
     right = sum((x.label != "NORMAL") == positive for x, positive in zip(predictions, ill, strict=True))
     viral = sum(x.label == "VIRAL" and positive for x, positive in zip(predictions, ill, strict=True))
     return paragraph(
-        f"Of the {len(images)} images in `examples/`, which were not trained on, {right} are right on pneumonia or not, "
-        f"{sum(x.status == 'uncertain' for x in predictions)} are uncertain, and {viral} of the {sum(ill)} bacterial ones are "
-        f"called viral. This is no test result: recipes were developed with these images in view."
+        f"""Of the {len(images)} images in `examples/`, which were not trained on, {right} are right on pneumonia or
+        not, {sum(x.status == "uncertain" for x in predictions)} are uncertain, and {viral} of the {sum(ill)}
+        bacterial ones are called viral. This is no test result: recipes were developed with these images in view."""
     )
 
 
@@ -236,9 +243,9 @@ def output() -> str:
 def load() -> str:
     memory = LOAD["soak"]["mib_after_each_tenth"]
     return f"{(ROOT / 'benchmarks' / 'load.md').read_text().rstrip()}\n\n" + paragraph(
-        f"The bare network takes {LOAD['bare_films_a_second']:.0f} images a second on the same two cores, and network plus "
-        f"decoding {LOAD['read_films_a_second']:.0f}. Memory was {memory[0]} MiB after the first and {memory[-1]} MiB after the "
-        f"last thousand of {LOAD['soak']['requests']} further requests."
+        f"""The bare network takes {LOAD["bare_films_a_second"]:.0f} images a second on the same two cores, and network
+        plus decoding {LOAD["read_films_a_second"]:.0f}. Memory was {memory[0]} MiB after the first and {memory[-1]}
+        MiB after the last thousand of {LOAD["soak"]["requests"]} further requests."""
     )
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
-from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 REPOSITORY = "https://github.com/pneumocam/pneumocam/blob/main"
@@ -23,7 +22,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, files: Files, **_: object) -> str:
     """Let links that leave docs/ point to the repository, except those to pictures, which are part of the site."""
 
     def link(match: re.Match[str]) -> str:

@@ -27,6 +27,7 @@ COPIED = (
     *("app.py", "view.py", "web/*", "api/*.py", "server/*.py", "docs/prediction.schema.json", "LICENSE"),
     *("model/*", "examples/*"),
 )
+REPOSITORY = "https://github.com/pneumocam/pneumocam"
 VARIABLE = "PNEUMOCAM_MODEL"
 TIMEOUT = 1800.0  # seconds: installing PyTorch takes a Space minutes, and it may have to queue
 GOES_ON = (
@@ -52,8 +53,9 @@ def stage_space(model: str, folder: Path) -> None:
     say(f"Writing {folder} ...")
     card = SpaceCard((ROOT / "README.md").read_text())
     card.data["models"] = [model.partition("@")[0]]
-    (folder / "README.md").write_text(str(card))
     pictures = re.findall(r"!\[[^\]]*\]\(([\w./-]+)\)", card.text)
+    card.text = re.sub(r"((?<!!)\[[^\]]*\]\()(?!https?:|#)", rf"\g<1>{REPOSITORY}/blob/main/", card.text)
+    (folder / "README.md").write_text(str(card))
     copied = (path for pattern in COPIED for path in ROOT.glob(pattern) if path.name != GALLERY)
     for path in [*copied, *(ROOT / name for name in pictures)]:
         target = folder / path.relative_to(ROOT)

@@ -1,4 +1,4 @@
-"""Every snippet of the README runs as it stands, but for its addresses, and gets the answer that `predict` gives."""
+"""Every snippet of README and docs/ runs as it stands, except for addresses, and gets the prediction of `predict`."""
 
 import ast
 import asyncio
@@ -27,25 +27,33 @@ from tests.hub import Hub, serve
 from tests.service.test_handler import dicom
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
 FILM = ROOT / "examples" / "person1946_bacteria_4874.jpeg"
 REPO = "lung/pneumocam"
 NODE_MODULES = ROOT / "node_modules"
 
 
-def snippets(heading: str, *languages: str) -> list[str]:
-    """The code of all of a section's blocks, which are of these languages; output that is shown there names none."""
-    section = re.split(r"^##+ ", re.split(rf"\n##+ {heading}\n", README)[1], flags=re.MULTILINE)[0]
+def snippets(document: str, heading: str, *languages: str) -> list[str]:
+    """The code of all blocks in a section, which must have these languages; output that is shown there has none."""
+    text = (ROOT / document).read_text()
+    section = re.split(r"^##+ ", re.split(rf"\n##+ {heading}\n", text)[1], flags=re.MULTILINE)[0]
     blocks = re.findall(r"^```(\w+)\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     assert tuple(language for language, _ in blocks) == languages, f"a snippet of {heading!r} has no test or is gone"
     return [code for _, code in blocks]
 
 
-[COMMANDS] = snippets("From a terminal", "bash")
-[LIBRARY] = snippets("From Python", "python")
-PYTHON, MANY, JAVASCRIPT, CURL, MCP = snippets("From programs: the API", "python", "python", "js", "bash", "json")
-TIMM, PNEUMOCAM = snippets("The weights", "python", "python")
-GUIDE, _ = snippets("Your own weights, Space and endpoint in ten minutes", "bash", "bash")
+API = (ROOT / "docs" / "api.md").read_text()
+[COMMANDS] = snippets("docs/cli.md", "From a terminal", "bash")
+[LIBRARY] = snippets("docs/api.md", "Python package", "python")
+PYTHON, MANY = snippets("docs/api.md", "Python client", "python", "python")
+[JAVASCRIPT] = snippets("docs/api.md", "JavaScript client", "js")
+[CURL] = snippets("docs/api.md", "curl", "bash")
+[MCP] = snippets("docs/api.md", "MCP", "json")
+TIMM, PNEUMOCAM = snippets("docs/api.md", "The weights", "python", "python")
+GUIDE, _ = snippets("docs/deploying.md", "Your own weights, Space and endpoint in ten minutes", "bash", "bash")
+_, README_COMMANDS = snippets("README.md", "Quick start", "bash", "bash")
+[README_LIBRARY] = snippets("README.md", "Python", "python")
+README_CURL, README_PYTHON, README_MCP = snippets("README.md", "API", "bash", "python", "json")
+[README_TIMM] = snippets("README.md", "The weights in timm", "python")
 [WEIGHTS] = re.findall(r"^python -m train\.publish model .*$", GUIDE, re.MULTILINE)  # test_space has the Space
 
 
@@ -120,8 +128,8 @@ def test_python_client(app: App, desk: Path, bundled: Classifier) -> None:
     check_overlay(Path(printed.splitlines()[-1]), bundled)
 
 
-def test_what_the_readme_prints_is_what_is_answered(bundled: Classifier) -> None:
-    shown = ast.literal_eval(README.split(f"{PYTHON}```\n\n```\n")[1].split("\n/tmp")[0])
+def test_the_output_in_the_documentation_is_what_is_answered(bundled: Classifier) -> None:
+    shown = ast.literal_eval(API.split(f"{PYTHON}```\n\n```\n")[1].split("\n/tmp")[0])
     answer = predict(bundled, FILM).to_dict()
     shares = shown.pop("probabilities")
     assert shares == pytest.approx(answer.pop("probabilities"), abs=1e-6)
@@ -145,13 +153,13 @@ def test_mcp_settings(app: App) -> None:
             await session.initialize()
             return [tool.name for tool in (await session.list_tools()).tools]
 
-    section = README.split("## From programs: the API")[1].split("\n## ")[0]
+    section = API.split("## Endpoints")[1].split("\n## ")[0]
     assert asyncio.run(tools()) == re.findall(r"^\| `/\w+` \| `(\w+)` \|", section, re.MULTILINE)
     assert len(re.findall(r"^\| `/\w+` \|", section, re.MULTILINE)) == 4
 
 
 def test_every_code_of_an_error_is_told() -> None:
-    section = README.split("| code | what is wrong |")[1].split("\n## ")[0]
+    section = API.split("| code | what is wrong |")[1].split("\n## ")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == set(ERRORS)
 
 
@@ -171,6 +179,14 @@ def test_curl(app: App, desk: Path, bundled: Classifier) -> None:
     check_answer(printed, bundled)
 
 
+def test_readme_calls_the_api(app: App, desk: Path, bundled: Classifier) -> None:
+    address = "http://127.0.0.1:7860"
+    check_answer(output(["bash", "-c", here(README_CURL, address, app.url)], desk), bundled)
+    code = here(README_PYTHON, address, app.url) + "print(prediction)"
+    check_answer(output([sys.executable, "-c", code], desk), bundled)
+    assert json.loads(README_MCP) == json.loads(MCP)
+
+
 # The weights on the Hub
 
 
@@ -188,6 +204,11 @@ def test_pneumocam_from_the_hub(hub: Hub, desk: Path, bundled: Classifier) -> No
     assert f"'model': {{'id': '{REPO}', 'revision': '{hub.repositories[REPO].tags['v1.0']}'}}" in printed
 
 
+def test_readme_loads_the_weights_with_timm_alone(desk: Path) -> None:
+    (desk / "model").symlink_to(ROOT / "model")
+    assert output([sys.executable, "-c", README_TIMM + "print(network.num_classes)"], desk) == "3\n"
+
+
 # This package
 
 
@@ -197,6 +218,15 @@ def test_library(desk: Path, bundled: Classifier, monkeypatch: pytest.MonkeyPatc
     exec(LIBRARY, names)
     check_answer(str(names["prediction"].to_dict()), bundled)  # type: ignore[attr-defined]
     check_overlay(desk / "overlay.png", bundled)
+
+
+def test_readme_predicts_in_python(
+    desk: Path, bundled: Classifier, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(desk)
+    exec(README_LIBRARY, {})
+    assert probabilities(capsys.readouterr().out) == pytest.approx(predict(bundled, FILM).probabilities, abs=1e-6)
+    assert (desk / "overlay.png").exists()
 
 
 def test_commands(
@@ -210,7 +240,9 @@ def test_commands(
             film.save(desk / copy)
 
     lines = [line for line in COMMANDS.splitlines() if line.startswith("pneumocam") and "--engine ray" not in line]
-    predictions, as_json, *_, info = (run(line, capsys) for line in lines)
+    lines += [line for line in README_COMMANDS.splitlines() if line.startswith("pneumocam")]
+    predictions, as_json, *_, info, again = (run(line, capsys) for line in lines)
+    assert again == predictions
     assert [line.split(":")[0] for line in predictions.splitlines()] == [f"examples/{film.name}" for film in EXAMPLES]
     assert len(list((desk / "overlays").iterdir())) == len(EXAMPLES)
     assert [page.name for page in (desk / "reports").iterdir()] == ["film.dcm.pdf"]

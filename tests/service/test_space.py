@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from pneumocam import BundleError
 from publish.hub import PublishError, files, sign_in
 from publish.model import Config, publish, run
-from publish.space import publish_space, stage_space
+from publish.space import REPOSITORY, publish_space, stage_space
 from tests.hub import Hub
 
 # The Hub's client uploads large files in a way that its own HTTP library calls deprecated.
@@ -59,11 +59,11 @@ def test_the_folder_has_what_the_page_needs_and_nothing_else(space_folder: Path,
     staged = files(space_folder)
     assert {name.split("/")[0] for name in staged} == {
         *("README.md", "LICENSE", "app.py", "view.py", "requirements.txt"),
-        *("api", "server", "web", "pneumocam", "model", "examples", "docs", "benchmarks"),
+        *("api", "server", "web", "pneumocam", "model", "examples", "docs"),
     }
-    documents = [name for name in staged if name.startswith(("docs/", "benchmarks/"))]
+    documents = [name for name in staged if name.startswith("docs/")]
     # The pictures that the README shows, and what the API answers by.
-    assert documents == ["benchmarks/recipes.png", "docs/page.jpg", "docs/prediction.schema.json"]
+    assert documents == ["docs/prediction.schema.json", "docs/result.jpg"]
     for folder in ("api", "server"):
         assert {f"{folder}/{path.name}" for path in (ROOT / folder).glob("*.py")} <= staged.keys()
     assert {f"web/{path.name}" for path in (ROOT / "web").iterdir()} <= staged.keys()
@@ -90,8 +90,15 @@ def test_the_front_matter_is_complete_and_names_the_model(space_folder: Path) ->
     assert facts["models"] == [REPO]
     assert len(facts["short_description"]) <= 60  # more is refused by the Hub
     assert (space_folder / facts["app_file"]).exists()
+
+
+def test_links_of_the_card_lead_to_the_repository_and_its_pictures_are_in_the_space(space_folder: Path) -> None:
     ours, theirs = (SpaceCard((root / "README.md").read_text()).text for root in (ROOT, space_folder))
-    assert theirs == ours
+    assert theirs.replace(f"]({REPOSITORY}/blob/main/", "](") == ours
+    relative = re.findall(r"(.)\[[^\]]*\]\((?!https?:)([^)]*)\)", theirs)
+    assert relative
+    assert {mark for mark, _ in relative} == {"!"}
+    assert all((space_folder / picture).exists() for _, picture in relative)
 
 
 def test_gradio_is_left_to_the_sdk(space_folder: Path) -> None:

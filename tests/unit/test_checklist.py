@@ -8,20 +8,23 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CHECKLIST = (ROOT / "docs" / "checklist.md").read_text()
-DOCUMENTS = {"card": "model_card.md", "README": "README.md"}
-PLACES = sorted(set(re.findall(r"`(card|README|metrics\.json|pneumocam\.json)#([^`]+)`", CHECKLIST)))
+DOCUMENTS = {"card": ROOT / "model_card.md", "README": ROOT / "README.md"}
+DOCUMENTS |= {path.stem: path for path in (ROOT / "docs").glob("*.md")}
+PLACES = sorted(set(re.findall(r"`([\w-]+)#([^`]+)`", CHECKLIST)))
+KEYS = sorted(set(re.findall(r"`(\w+\.json)#([^`]+)`", CHECKLIST)))
 FILES = sorted(set(re.findall(r"`((?:\w+/)*[\w-]+\.\w+)`", CHECKLIST)))
 
 
-@pytest.mark.parametrize(("source", "place"), PLACES)
-def test_a_heading_or_a_key_exists(source: str, place: str) -> None:
-    if source in DOCUMENTS:
-        headings = re.findall(r"^#+ (.+)$", (ROOT / DOCUMENTS[source]).read_text(), re.MULTILINE)
-        assert place in headings
-        return
-    value = json.loads((ROOT / "model" / source).read_text())
-    for key in place.split("."):
-        value = value[key]
+@pytest.mark.parametrize(("document", "heading"), PLACES)
+def test_a_heading_exists(document: str, heading: str) -> None:
+    assert heading in re.findall(r"^#+ (.+)$", DOCUMENTS[document].read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("file", "key"), KEYS)
+def test_a_key_exists(file: str, key: str) -> None:
+    value = json.loads((ROOT / "model" / file).read_text())
+    for part in key.split("."):
+        value = value[part]
     assert value is not None
 
 
