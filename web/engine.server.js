@@ -22,6 +22,7 @@
  * @property {(name: string, options: {signal?: AbortSignal}) => Promise<Row>} example
  * @property {(source: Source, options: Drawing & {format: "pdf" | "png", target: string}) => Promise<Made>} [report]
  * @property {(sources: Source[], options: Drawing) => Promise<Made>} [archive]
+ * @property {string} [api] address of its description for programs
  *
  * @typedef {{blob: Blob, name: string}} Made a file for download
  */
@@ -44,6 +45,8 @@ const PATIENCE = 3; // how often a busy server is asked again
 
 /** @implements {Engine} */
 export class ServerEngine {
+  api = "openapi.json";
+
   /** @param {URL} base what all addresses are relative to */
   constructor(base = new URL("./", document.baseURI)) {
     this.base = base;

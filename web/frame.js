@@ -9,9 +9,10 @@ import { showGallery } from "./intake.js";
 
 /**
  * @param {Info} info
+ * @param {string | undefined} api address of its description
  * @param {(file: string) => void} pick an example
  */
-export function showFrame(info, pick) {
+export function showFrame(info, api, pick) {
   const values = { images: info.limits.images, megabytes: Math.floor(info.limits.bytes / 1e6) };
   for (const element of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-text]")))
     element.replaceChildren(...marked(text(element.dataset.text ?? "", values)));
@@ -31,6 +32,9 @@ export function showFrame(info, pick) {
   byId("missing").textContent = missing.length
     ? text("missing", { label: missing.map((label) => named("short", label)).join(", ") })
     : "";
+  byId("languages").setAttribute("aria-label", text("languages"));
+  const link = /** @type {HTMLAnchorElement} */ (byId("api-link"));
+  if (api) Object.assign(link, { href: api, hidden: false });
   showFooter(info);
 }
 

@@ -72,7 +72,7 @@ class App {
       csv: () => this.#csv(),
       zip: archive && (() => this.#zip()),
     });
-    showFrame(info, (name) => this.read([{ name, example: true }]));
+    showFrame(info, engine.api, (name) => this.read([{ name, example: true }]));
     listenForFiles((files) => this.read(files.map((file) => ({ name: file.name, file }))));
     const shown = info.examples.filter(({ gallery }) => gallery).at(-1);
     if (shown) this.read([{ name: shown.file, example: true }], { quiet: true });
