@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from pydantic import BaseModel
 
 from pneumocam.bundle import Description
 from pneumocam.service.api import PredictionAnswer
@@ -13,7 +14,7 @@ from pneumocam.service.api import PredictionAnswer
 ROOT = Path(__file__).parents[1]
 REPOSITORY = "https://github.com/pneumocam/pneumocam/blob/main"
 PICTURES = ("model/*.png", "benchmarks/*.png")
-SCHEMAS = {
+SCHEMAS: dict[str, tuple[type[BaseModel], str]] = {
     "prediction": (PredictionAnswer, "A prediction: from Python, command line, API, MCP tools and Inference Endpoint."),
     "pneumocam": (Description, "`pneumocam.json` of a bundle: calibration, operating points and provenance."),
 }
