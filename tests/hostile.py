@@ -897,8 +897,8 @@ def _dicom_structures() -> Iterator[Hostile]:
         "a header of no bytes": (any_code, lambda: patched(whole, 140, "<I", 0)),
         "little endian in big": (any_code, lambda: dicom(syntax=BIG, tail=b"")[:header] + whole[header:]),
         "explicit in implicit": (any_code, lambda: dicom(syntax=IMPLICIT, tail=b"")[: header - 2] + whole[header:]),
-        "deflated": (unread, lambda: _deflated(zlib.compress(whole[header:], wbits=-15))),
-        "a deflate bomb": (unread, lambda: _deflated(zeros(1 << 32)[2:-4])),
+        "deflated": ("readable", lambda: _deflated(zlib.compress(whole[header:], wbits=-15))),
+        "a deflate bomb": (bad, lambda: _deflated(zeros(1 << 32)[2:-4])),
         "an unknown transfer syntax": (unread, lambda: raw(syntax="1.2.840.10008.1.2.4.999")),
         "a path for a transfer syntax": (unread, lambda: raw(syntax="../../etc/passwd")),
         "a transfer syntax of 60,000 characters": (unread, lambda: raw(syntax="1." * 30_000)),
@@ -981,14 +981,17 @@ def _dicom_bombs() -> Iterator[Hostile]:
         "1,500,000 elements in its header": (bad, lambda: dicom(pixels, meta=element(0x00020002, "UN") * 1_500_000)),
         "2,000,000 empty items": (bad, lambda: listed(OTHER, length=UNKNOWN)),
         "2,000,000 empty tables": (bad, lambda: listed(VOI, length=UNKNOWN)),
-        "2,000,000 empty tables, length known": (bad, lambda: listed(VOI)),
-        "2,000,000 empty modality tables": (bad, lambda: listed(MODALITY_LUT)),
+        "2,000,000 empty tables, length known": ("readable", lambda: listed(VOI)),
+        "2,000,000 empty modality tables": ("readable", lambda: listed(MODALITY_LUT)),
         "19 MB of an unknown element": (
             "damaged_image",
             lambda: dicom(raw=element(OTHER, "UN", bytes(19_000_000), length=UNKNOWN)),
         ),
-        "9,000,000 windows": (bad, lambda: dicom(pixels, {0x00281050: ("UC", b"1\\" * 9_000_000), **_width})),
-        "9,000,000 slopes": (bad, lambda: dicom(pixels, {SLOPE: ("UC", b"1\\" * 9_000_000), INTERCEPT: text(b"1")})),
+        "9,000,000 windows": ("readable", lambda: dicom(pixels, {0x00281050: ("UC", b"1\\" * 9_000_000), **_width})),
+        "9,000,000 slopes": (
+            "readable",
+            lambda: dicom(pixels, {SLOPE: ("UC", b"1\\" * 9_000_000), INTERCEPT: text(b"1")}),
+        ),
         "9,000,000 rows": (bad, lambda: dicom(pixels, {ROWS: ("OW", b"`\0" * 9_000_000)})),
     }
     _width: Elements = {0x00281051: text(b"1")}

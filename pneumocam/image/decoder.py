@@ -15,15 +15,17 @@ from pydicom.pixels.utils import pixel_array
 READY = b"ready\n"  # on standard output as soon as all is there that decoding needs
 
 # GDCM aborts on damaged data, and OpenJPEG takes gigabytes and minutes for a header of 200 bytes.
-GDCM_SYNTAXES = (uid.JPEGLossless, uid.JPEGLosslessSV1, uid.JPEGLSLossless, uid.JPEGLSNearLossless)
-SUBPROCESS_SYNTAXES = (*GDCM_SYNTAXES, uid.JPEG2000Lossless, uid.JPEG2000)
+JPEG_2000_SYNTAXES = (uid.JPEG2000Lossless, uid.JPEG2000)
+JPEG_LS_SYNTAXES = (uid.JPEGLSLossless, uid.JPEGLSNearLossless)
+SUBPROCESS_SYNTAXES = (uid.JPEGLossless, uid.JPEGLosslessSV1, *JPEG_LS_SYNTAXES, *JPEG_2000_SYNTAXES)
 SUBPROCESS_BYTES = 1 << 30  # of address space; 64 megapixels of 16 bits take 0.6 GB
 SUBPROCESS_SECONDS = 20  # of CPU; those take about 3
 
 DICOM_TAGS = [  # all of a DICOM that is ever parsed
-    *("Modality", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "Rows"),
-    *("Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "WindowCenter", "WindowWidth"),
-    *("VOILUTFunction", "VOILUTSequence", "RescaleIntercept", "RescaleSlope", "ModalityLUTSequence"),
+    *("SOPClassUID", "Modality", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
+    *("PlanarConfiguration", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+    *("PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleIntercept", "RescaleSlope", "ModalityLUTSequence"),
+    *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
     *("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelData"),
 ]
 
@@ -45,17 +47,51 @@ class Bounded(io.BytesIO):
         return super().read(size)
 
 
-def parse_dicom(data: bytes) -> FileDataset:
-    """The dataset of a DICOM, of `DICOM_TAGS` alone, its transfer syntax filled in."""
+def parse_dicom(data: bytes) -> tuple[FileDataset, list[str]]:
+    """The dataset of a DICOM, of `DICOM_TAGS` alone, and the steps in words that filled in what was missing."""
     dataset = dcmread(Bounded(data, steps=50_000), force=True, specific_tags=DICOM_TAGS)
     if not dataset.file_meta.get("TransferSyntaxUID"):
         implicit, little_endian = dataset.original_encoding
         explicit = uid.ExplicitVRLittleEndian if little_endian else uid.ExplicitVRBigEndian
         dataset.file_meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if implicit else explicit
+    steps = _fill_in(dataset)
     # Pillow reads no 12-bit JPEG. GDCM does, going by the codestream's own header, but pydicom lets it only thus named.
     if dataset.file_meta.TransferSyntaxUID == uid.JPEGExtended12Bit and dataset.get("BitsStored") != 8:
         dataset.file_meta.TransferSyntaxUID = uid.JPEGLossless
-    return dataset
+    return dataset, steps
+
+
+def _fill_in(dataset: FileDataset) -> list[str]:
+    """Give the required elements that are missing or empty their one sane value."""
+    steps: list[str] = []
+
+    def fill_in(keyword: str, value: int | str) -> None:
+        if dataset.get(keyword) in (None, "", b""):
+            setattr(dataset, keyword, value)
+            steps.append(f"{keyword} is missing, read as {value}")
+
+    coloured = str(dataset.get("PhotometricInterpretation") or "").strip().upper().startswith(("RGB", "YBR"))
+    fill_in("SamplesPerPixel", 3 if coloured else 1)
+    fill_in("PhotometricInterpretation", "RGB" if dataset.SamplesPerPixel == 3 else "MONOCHROME2")
+    fill_in("PixelRepresentation", 0)
+    if dataset.SamplesPerPixel == 3:
+        fill_in("PlanarConfiguration", 0)
+    high, allocated = dataset.get("HighBit"), dataset.get("BitsAllocated")
+    if isinstance(allocated, int):
+        fill_in("BitsStored", high + 1 if isinstance(high, int) and 0 < high < allocated else allocated)
+        fill_in("HighBit", dataset.BitsStored - 1)
+    return steps
+
+
+def _decoded(dataset: FileDataset) -> np.ndarray:
+    """The pixel values, by the first of the decoders that reads them."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax in JPEG_LS_SYNTAXES and dataset.BitsStored < 8 and not dataset.PixelRepresentation:
+        dataset.BitsStored = 8  # GDCM decodes 6 and 7 bits well, but pydicom does not let it
+    for plugin in ("pillow", "gdcm") if syntax in JPEG_2000_SYNTAXES else ("gdcm",):
+        with suppress(Exception):
+            return pixel_array(dataset, index=0, decoding_plugin=plugin)
+    raise ValueError("No decoder reads the pixel data.")
 
 
 def _main() -> None:
@@ -71,9 +107,7 @@ def _main() -> None:
     data = sys.stdin.buffer.read()
     sys.stdout.buffer.write(READY)
     sys.stdout.buffer.flush()
-    dataset = parse_dicom(data)
-    plugin = "gdcm" if dataset.file_meta.TransferSyntaxUID in GDCM_SYNTAXES else "pillow"
-    np.save(sys.stdout.buffer, pixel_array(dataset, index=0, decoding_plugin=plugin))
+    np.save(sys.stdout.buffer, _decoded(parse_dicom(data)[0]))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 MIN_SIDE = 64
+LEAST_CONTRAST = 16  # grey levels of 256 between the darkest and the brightest percent of the pixels
+FEW_LEVELS = 32  # of 256
 EXPENSIVE = 4  # the limit on pixels is divided by this where a pixel takes several times the usual memory
 
 
@@ -104,11 +106,14 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def check_contrast(pixels: NDArray[np.uint8]) -> None:
-    counts = np.cumsum(Image.fromarray(pixels).histogram())
-    low, high = np.searchsorted(counts, (0.01 * pixels.size, 0.99 * pixels.size))
-    if high - low < 4:
+def check_contrast(pixels: NDArray[np.uint8]) -> list[str]:
+    """Refuse an image of nearly one grey level, and report as a step one of few."""
+    counts = np.array(Image.fromarray(pixels).histogram())
+    low, high = np.searchsorted(np.cumsum(counts), (0.01 * pixels.size, 0.99 * pixels.size))
+    if high - low < LEAST_CONTRAST:
         raise Blank(
-            f"The picture is blank: nearly every pixel is at grey level {low} of 255, and a film needs contrast. "
-            "Check the export, or the display window of the file."
+            f"The picture is blank: nearly every pixel is at grey level {low} to {high} of 255, and a radiograph needs "
+            "contrast. Check the export, or the display window of the file."
         )
+    levels = np.count_nonzero(counts)
+    return [f"only {levels} of 256 grey levels in use"] if levels < FEW_LEVELS else []

@@ -1,15 +1,15 @@
 """Samples of any depth, colour and transparency -> 8-bit grey, and the steps to it in words."""
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pneumocam.image.errors import DamagedImage
+from pneumocam.image.levels import Levels, bands, levels_of, tissue_range
 
 _FULL_SCALES = (255, 1023, 4095, 16383, 65535)
+_BORDER = 0.1  # of the edge
 
 Array = NDArray[Any]
 
@@ -19,7 +19,7 @@ def flatten(picture: Image.Image) -> tuple[NDArray[np.uint8], list[str]]:
     width, height = picture.size
     pixels = np.empty((height, width), np.uint8)
     coloured, transparent = picture.mode not in ("1", "L", "LA", "La"), False
-    for rows in _bands(height, width):
+    for rows in bands(height, width):
         band = picture.crop((0, rows.start, width, rows.stop))
         if band.has_transparency_data:
             band = band.convert("RGBA")
@@ -35,7 +35,7 @@ def flatten_deep(channels: Array) -> tuple[NDArray[np.uint8], list[str]]:
     height, width, count = channels.shape
     coloured, transparent = count > 2, count in (2, 4) and channels[..., -1].min() < 65535
     grey = np.empty((height, width), np.uint16)
-    for rows in _bands(height, width):
+    for rows in bands(height, width):
         band = channels[rows, :, 0]
         if coloured:  # ITU-R BT.601, as Pillow has it for 8 bits
             band = np.rint(channels[rows, :, :3] @ np.array((0.299, 0.587, 0.114)))
@@ -45,68 +45,99 @@ def flatten_deep(channels: Array) -> tuple[NDArray[np.uint8], list[str]]:
     return pixels, steps + scaled
 
 
-def _bands(height: int, width: int) -> Iterator[slice]:
-    """Rows of about a million pixels at a time: what is made in between takes several times a picture's memory."""
-    rows = max(1, (1 << 20) // width)
-    return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
+def to_uint8(values: Array, *, negative: bool = False) -> tuple[NDArray[np.uint8], list[str]]:
+    """An image (H, W) of numbers -> uint8 of the same shape with its contrast kept, and the steps to it.
 
-
-def to_uint8(values: Array) -> tuple[NDArray[np.uint8], list[str]]:
-    """Numbers -> uint8 of the same shape with their contrast kept, and the steps to it.
-
-    A film of 8 bits comes out exactly as it is, whether it is stored as v, as v in 16 bits, or as 257 v. Others are
-    divided by the full scale of the smallest usual depth that holds the maximum; if that uses less than half of
-    0..255, or fits no depth, minimum..maximum is stretched instead.
-    """
-    if values.dtype == np.uint8:
-        return values.copy(), []
-    return by_level(values, _scaled)
-
-
-def by_level(
-    values: Array, shown: Callable[[Array], tuple[NDArray[np.uint8], list[str]]]
-) -> tuple[NDArray[np.uint8], list[str]]:
-    """`shown` of the values, worked out once for every level that occurs where these are integers of up to 16 bits.
+    `grey_table` says how. Values that are not finite, and a bright border far outside of the tissue, become background.
 
     Args:
-        values: numbers of any shape.
-        shown: what makes uint8 of numbers, each by itself or by the set of all, and says the steps to it.
+        values: any integers or floats.
+        negative: whether low values are bright. The result is inverted then.
+
+    Raises:
+        DamagedImage: if most of the values are not finite.
     """
-    if values.dtype.kind not in "iu" or values.dtype.itemsize > 2:
-        return shown(values)
-    native = values.astype(values.dtype.newbyteorder("="), copy=False)
-    stored = native.view(f"u{native.itemsize}").reshape(-1)
-    occurs = np.zeros(1 << 8 * native.itemsize, bool)
-    for part in _bands(stored.size, 1):
-        occurs[stored[part]] = True
-    grey, steps = shown(np.flatnonzero(occurs).astype(stored.dtype).view(native.dtype))
-    table = np.zeros(occurs.size, np.uint8)
-    table[occurs] = grey
-    pixels = np.empty(stored.size, np.uint8)
-    for part in _bands(stored.size, 1):
-        pixels[part] = table[stored[part]]
-    return pixels.reshape(values.shape), steps
+    if values.dtype == np.uint8:
+        return 255 - values if negative else values.copy(), []
+    levels = levels_of(values)
+    table, steps = grey_table(levels)
+    table = 255 - table if negative else table
+    pixels = levels.mapped(table)
+    missing = np.isnan(levels.values)
+    if missing.any() and (lost := levels.mapped(missing)).any():
+        pixels[lost] = 0
+        steps.append(f"values that are not finite ({share(lost)} of the pixels) painted as background")
+    return pixels, steps + paint_border(pixels, levels, table)
 
 
-def _scaled(values: Array) -> tuple[NDArray[np.uint8], list[str]]:
-    low, high = float(values.min()), float(values.max())
-    if not np.isfinite(high - low):
-        raise DamagedImage("The picture holds values that are not finite numbers. Replace them, or save it as PNG.")
-    whole = values.dtype.kind in "iu"
+def grey_table(levels: Levels, values: NDArray[np.float64] | None = None) -> tuple[NDArray[np.uint8], list[str]]:
+    """The grey level (N,) of each of an image's values, and the steps to it.
+
+    An image of 8 bits comes out exactly as it is, whether it is stored as v, as v in 16 bits, or as 257 v. Others are
+    divided by the full scale of the smallest usual depth that holds the tissue's maximum. If the tissue uses less than
+    half of 0..255 then, or fits no depth, its minimum..maximum is stretched instead. What lies outside of the tissue
+    does not matter for the scale.
+
+    Args:
+        levels: of the image.
+        values: (N,) in place of the levels' own values, in any order.
+    """
+    occurs = levels.counts > 0
+    if not occurs.any() or (values is None and levels.is_8_bit):
+        return np.arange(levels.values.size).clip(0, 255).astype(np.uint8), []
+    whole = levels.whole and values is None
+    values = levels.values if values is None else values
+    shown, where = np.unique(values[occurs], return_inverse=True)
+    low, high = tissue_range(shown, np.bincount(where, levels.counts[occurs]))
+    start, end, step = _scale(shown[(shown >= low) & (shown <= high)], whole=whole)
+    steps = [step]
+    if (start, end) != _scale(shown, whole=whole)[:2]:
+        outside = occurs & ((values < low) | (values > high))
+        part = percent(levels.counts[outside].sum() / levels.counts.sum())
+        steps.insert(0, f"values outside {low:g}..{high:g} ({part} of the pixels) left out of the scale")
+    scaled = (np.nan_to_num(values) - start) * (255 / ((end - start) or 1))
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8), steps
+
+
+def _scale(values: NDArray[np.float64], *, whole: bool) -> tuple[float, float, str]:
+    """The values that become 0 and 255, and the step in words."""
+    low, high = float(values[0]), float(values[-1])
     if whole and low >= 0 and high <= 65535 and not np.any(values % 257):
-        return (values // 257).astype(np.uint8), ["16 bit scaled to 8 bit"]
+        return 0, 65535, "16 bit scaled to 8 bit"
     if whole and low >= 0 and high <= 255:
-        return values.astype(np.uint8), ["8 bit values taken out of 16 bit"]
+        return 0, 255, "8 bit values taken out of 16 bit"
     scales = _FULL_SCALES if whole else (1, *_FULL_SCALES)
     full = next((full for full in scales if low >= 0 and high <= full), 0)
     if high - low < full / 2 or not full:
-        return _scale(values, low, high), [f"stretched from {low:g}..{high:g} to 8 bit"]
-    return _scale(values, 0, full), [
-        "0..1 scaled to 8 bit" if full == 1 else f"{full.bit_length()} bit scaled to 8 bit"
-    ]
+        return low, high, f"stretched from {low:g}..{high:g} to 8 bit"
+    return 0, full, "0..1 scaled to 8 bit" if full == 1 else f"{full.bit_length()} bit scaled to 8 bit"
 
 
-def _scale(values: Array, low: float, high: float) -> NDArray[np.uint8]:
-    scaled = np.subtract(values, low, dtype=np.float64)
-    scaled *= 255 / ((high - low) or 1)
-    return np.rint(scaled, out=scaled).astype(np.uint8)
+def paint_border(pixels: NDArray[np.uint8], levels: Levels, table: NDArray[np.uint8]) -> list[str]:
+    """Make a white border that is far outside of the tissue background, in place, and say so.
+
+    A collimator, or padding that is not declared, is such a border: it takes at least a tenth of the image's edge.
+
+    Args:
+        pixels: (H, W), what is painted.
+        levels: of the image.
+        table: (N,) the grey level that each of them has got.
+    """
+    if levels.is_8_bit:
+        return []
+    low, high = levels.tissue()
+    outside = ((levels.values < low) | (levels.values > high)) & (table == 255)
+    index = levels.index
+    if np.mean(outside[np.concatenate([index[0], index[-1], index[:, 0], index[:, -1]])]) < _BORDER:
+        return []
+    border = levels.mapped(outside)
+    pixels[border] = 0
+    return [f"white border ({share(border)} of the pixels) painted as background"]
+
+
+def share(mask: NDArray[np.bool_]) -> str:
+    return percent(float(np.mean(mask)))
+
+
+def percent(part: float) -> str:
+    return f"{part:.1%}" if part >= 0.001 else "less than 0.1%"

@@ -108,7 +108,7 @@ def load_radiograph(source: Source, *, max_bytes: int = 20_000_000, max_pixels: 
         else:
             raise NotAnImage(f"The upload is no picture that is known here. {_ACCEPTED}; save it as PNG.")
     pixels, source_format, steps = decoded
-    check_contrast(pixels)
+    steps += check_contrast(pixels)
     pixels.setflags(write=False)
     return Radiograph(pixels, source_format, tuple(steps))
 
@@ -265,11 +265,10 @@ def _grey(picture: Image.Image, deep: Array | None) -> tuple[NDArray[np.uint8], 
         return flatten_deep(deep)
     if picture.mode not in ("I", "F") and not picture.mode.startswith("I;16"):
         return flatten(picture)
-    pixels, steps = to_uint8(np.asarray(picture))
-    # Pillow turns WhiteIsZero over for up to 8 bits only.
-    if getattr(picture, "tag_v2", {}).get(ExifTags.Base.PhotometricInterpretation) == 0:
-        return 255 - pixels, [*steps, "inverted (WhiteIsZero)"]
-    return pixels, steps
+    # Pillow inverts WhiteIsZero for up to 8 bits only.
+    negative = getattr(picture, "tag_v2", {}).get(ExifTags.Base.PhotometricInterpretation) == 0
+    pixels, steps = to_uint8(np.asarray(picture), negative=negative)
+    return pixels, steps + ["inverted (WhiteIsZero)"] * negative
 
 
 def _read_deep(data: bytes, file_format: str) -> Array | None:

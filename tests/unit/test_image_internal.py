@@ -14,7 +14,7 @@ from pydicom import uid
 
 import pneumocam
 from pneumocam.image import InternalError, RadiographError, load_radiograph
-from tests.unit.test_image import FILM, dicom, encapsulated, encode, saved
+from tests.images import FILM, dicom, encapsulated, encode, saved
 
 J2K = encapsulated(encode(FILM, "JPEG2000", no_jp2=True), uid.JPEG2000Lossless, FILM)
 

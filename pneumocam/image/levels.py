@@ -1,0 +1,171 @@
+"""The values that occur in a grayscale image, and which of them are tissue."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumocam.image.errors import DamagedImage
+
+_BINS = 64
+_GAP = 8  # bins: an eighth of the range
+_SPARSE = 0.0005  # of the pixels: a bin with fewer counts as empty
+_FLAT = 0.001  # of the pixels: an area of one value counts as no more, however large it is
+_SINGLE = 0.0001  # of the pixels
+_FAR = 0.05  # of the range
+_FEWEST = 8  # values that tissue has at least
+_SAMPLE = 1 << 18
+_LARGEST = 1e150
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Levels:
+    """An image as indices into the increasing values that its pixels can have.
+
+    Attributes:
+        index: (H, W) uint8 or uint16.
+        values: (N,) float64, the value of each index.
+        counts: (N,) int64, how many pixels have it; 0 where they are no part of the picture.
+        whole: whether the image came as integers.
+    """
+
+    index: Array
+    values: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    whole: bool
+
+    @property
+    def is_8_bit(self) -> bool:
+        return self.index.dtype == np.uint8 and self.values[0] == 0
+
+    def tissue(self) -> tuple[float, float]:
+        """Lowest and highest value of the picture proper, as `tissue_range` finds it."""
+        occurs = self.counts > 0
+        return tissue_range(self.values[occurs], self.counts[occurs]) if occurs.any() else (0.0, 0.0)
+
+    def weights(self, low: float = -np.inf, high: float = np.inf) -> NDArray[np.float64]:
+        """(N,) share of each value among those from `low` to `high`; a flat area counts little, however large."""
+        counts = np.where((self.values >= low) & (self.values <= high), self.counts, 0)
+        weights = np.minimum(counts, counts.sum() * _FLAT)
+        shares: NDArray[np.float64] = weights / (weights.sum() or 1)
+        return shares
+
+    def mapped(self, table: Array) -> Array:
+        """(H, W), of each pixel the entry of its value in `table` (N,)."""
+        pixels = np.empty(self.index.size, table.dtype)
+        flat = self.index.reshape(-1)
+        for part in bands(flat.size, 1):
+            pixels[part] = table[flat[part]]
+        return pixels.reshape(self.index.shape)
+
+
+def levels_of(values: Array) -> Levels:
+    """The levels of an image (H, W) of any integers or floats.
+
+    Integers are kept exactly if their range fits 16 bits. Others become 65,533 steps from the lowest to the highest
+    value of the tissue, and what lies below and above of it becomes the lowest and the highest value of all. Values
+    that are not finite are counted nowhere, and their level is NaN.
+
+    Raises:
+        DamagedImage: if most of the values are not finite.
+    """
+    if values.dtype.kind in "iu" and values.dtype.itemsize <= 2:
+        native = values.astype(values.dtype.newbyteorder("="), copy=False)
+        bits = 8 * native.dtype.itemsize
+        index, first = native.view(f"u{native.dtype.itemsize}"), 0
+        if native.dtype.kind == "i":
+            first = 1 << bits - 1
+            index = index ^ index.dtype.type(first)  # which puts the negative values below the others
+        table = np.arange(1 << bits, dtype=np.float64) - first
+        return Levels(index, table, _counts(index, 1 << bits), whole=True)
+    flat, whole = values.reshape(-1), values.dtype.kind in "iu"
+    least, low, high, most = _ranges(flat)
+    if whole and most - least <= 65535:
+        start, step, last = least, 1.0, 65535
+    else:
+        step = 1.0 if whole and high - low <= 65532 else (high - low) / 65532 or 1.0
+        start, last = low - step, 65534
+    table = start + step * np.arange(65536, dtype=np.float64)
+    index = np.empty(flat.size, np.uint16)
+    for part in bands(flat.size, 1):
+        position = np.nan_to_num(flat[part].astype(np.float64), posinf=most, neginf=least)
+        index[part] = np.rint(np.clip((position - start) / step, 0, last))
+        if not whole:
+            index[part][~np.isfinite(flat[part])] = 65535
+    counts = _counts(index, 65536)
+    if last == 65534:
+        table[0], table[65534] = min(least, table[0]), max(most, table[65534])
+        counts[65535], table[65535] = 0, np.nan
+    return Levels(index.reshape(values.shape), table, counts, whole)
+
+
+def _counts(index: Array, size: int) -> NDArray[np.int64]:
+    flat, counts = index.reshape(-1), np.zeros(size, np.int64)
+    for part in bands(flat.size, 1):
+        counts += np.bincount(flat[part], minlength=size)
+    return counts
+
+
+def _ranges(flat: Array) -> tuple[float, float, float, float]:
+    """The least value of all, the lowest and highest of the tissue, and the most, among the finite ones.
+
+    What is tissue is found on a sample, and then extended to the exact values.
+    """
+    stride = max(1, flat.size // _SAMPLE)
+    sample = flat[::stride].astype(np.float64)
+    sample = np.clip(sample[np.isfinite(sample)], -_LARGEST, _LARGEST)
+    if 2 * sample.size * stride < flat.size:
+        raise DamagedImage("Most values of the picture are not finite numbers. Replace them, or save it as PNG.")
+    low, high = tissue_range(*np.unique(sample, return_counts=True))
+    least, most, margin = low, high, (high - low) / 4
+    for part in (flat[rows] for rows in bands(flat.size, 1)):
+        finite = np.clip(part[np.isfinite(part)].astype(np.float64), -_LARGEST, _LARGEST)
+        least, most = float(finite.min(initial=least)), float(finite.max(initial=most))
+        inside = finite[(finite >= low - margin) & (finite <= high + margin)]
+        low, high = float(inside.min(initial=low)), float(inside.max(initial=high))
+    return least, low, high, most
+
+
+def tissue_range(values: Array, counts: Array) -> tuple[float, float]:
+    """Lowest and highest value of the picture proper.
+
+    Hot and dead pixels, markers, padding, collimators and overflow are no tissue. Most are far from the tissue: at
+    least an eighth of the range between them is empty. So the range is cut at such gaps, and the part with most pixels
+    is kept, until there is no gap. Then single pixels that still lie outside of all others are left out.
+
+    Args:
+        values: (N,) increasing; every one occurs.
+        counts: (N,) how many pixels have it.
+    """
+    values = values.astype(np.float64)
+    weights = np.minimum(counts, counts.sum() * _FLAT)
+    while values[-1] > values[0]:
+        position = (values - values[0]) / (values[-1] - values[0])
+        bins = np.minimum((position * _BINS).astype(np.int64), _BINS - 1)
+        mass = np.bincount(bins, weights, _BINS)
+        filled = np.flatnonzero(mass > _SPARSE * mass.sum())
+        parts = np.split(filled, 1 + np.flatnonzero(np.diff(filled) > _GAP))
+        best = max(parts, key=lambda part: float(mass[part].sum()))
+        # The tissue's own ends may be thin, so they are kept where there is no gap.
+        first = best[0] - _GAP // 4 if best[0] >= _GAP else 0
+        last = best[-1] + _GAP // 4 if best[-1] < _BINS - _GAP else _BINS
+        keep = (bins >= first) & (bins <= last)
+        if keep.all() or np.count_nonzero(keep) < _FEWEST:
+            break
+        values, counts, weights = values[keep], counts[keep], weights[keep]
+    below = np.cumsum(counts)
+    first, last = np.searchsorted(below, (_SINGLE * below[-1], (1 - _SINGLE) * below[-1]))
+    far = _FAR * (values[-1] - values[0])
+    low = values[first] if values[first] - values[0] > far else values[0]
+    high = values[last] if values[-1] - values[last] > far else values[-1]
+    return float(low), float(high)
+
+
+def bands(height: int, width: int) -> Iterator[slice]:
+    """Rows of about a million pixels at a time: what is made in between takes several times an image's memory."""
+    rows = max(1, (1 << 20) // width)
+    return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
