@@ -24,7 +24,7 @@ from publish.hub import (
 from train.evaluate import GALLERY
 
 COPIED = (
-    *("app.py", "view.py", "web/*", "api/*.py", "server/*.py", "docs/prediction.schema.json", "LICENSE"),
+    *("app.py", "web/**/*", "LICENSE"),
     *("model/*", "examples/*"),
 )
 REPOSITORY = "https://github.com/pneumocam/pneumocam"
@@ -56,7 +56,7 @@ def stage_space(model: str, folder: Path) -> None:
     pictures = re.findall(r"!\[[^\]]*\]\(([\w./-]+)\)", card.text)
     card.text = re.sub(r"((?<!!)\[[^\]]*\]\()(?!https?:|#)", rf"\g<1>{REPOSITORY}/blob/main/", card.text)
     (folder / "README.md").write_text(str(card))
-    copied = (path for pattern in COPIED for path in ROOT.glob(pattern) if path.name != GALLERY)
+    copied = (path for pattern in COPIED for path in ROOT.glob(pattern) if path.is_file() and path.name != GALLERY)
     for path in [*copied, *(ROOT / name for name in pictures)]:
         target = folder / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -53,10 +53,11 @@ def bundled() -> Classifier:
 class App:
     url: str
     log: Path
+    pid: int
 
 
 @contextmanager
-def running_app(folder: Path, **settings: str) -> Iterator[App]:
+def running_app(folder: Path, prefix: tuple[str, ...] = (), **settings: str) -> Iterator[App]:
     """`python app.py` as a process of its own, from the moment that it serves."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -71,12 +72,17 @@ def running_app(folder: Path, **settings: str) -> Iterator[App]:
     environment |= settings
     with (folder / "log").open("w+") as log:
         process = subprocess.Popen(
-            [sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+            [*prefix, sys.executable, "app.py"],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
         )
         assert process.stdout
         for line in process.stdout:
             log.write(line)
-            if "Running on local URL" in line:
+            if line.startswith("PneumoCAM: "):
                 break
         else:
             pytest.fail(f"app.py ended before it served: {(folder / 'log').read_text()}")
@@ -90,7 +96,7 @@ def running_app(folder: Path, **settings: str) -> Iterator[App]:
         reader = threading.Thread(target=copy, args=[process.stdout])
         reader.start()
         try:
-            yield App(f"http://127.0.0.1:{port}", folder / "log")
+            yield App(f"http://127.0.0.1:{port}", folder / "log", process.pid)
         finally:
             process.terminate()
             reader.join(30)

@@ -21,6 +21,7 @@ Endpoint = Callable[..., Awaitable[Any]]
 def blocks(doors: Doors) -> gr.Blocks:
     """A Gradio app of the endpoints alone; its components tell clients the types of arguments and results."""
     classifier, limits = doors.classifier, doors.limits
+    deletion = min(60, limits.kept_seconds), limits.kept_seconds  # looked for how often, at what age
     folder = str(doors.uploads.folder) if doors.uploads else ""
 
     async def predict(image: Any, target: Any, operating_point: Any, overlay: Any) -> Any:
@@ -69,7 +70,7 @@ def blocks(doors: Doors) -> gr.Blocks:
             raise RequestError("bad_request", f"No image came; expected one file. {UPLOAD}")
         return doors.uploads.read(path)
 
-    with gr.Blocks(title="PneumoCAM", analytics_enabled=False, delete_cache=(60, limits.kept_seconds)) as demo:
+    with gr.Blocks(title="PneumoCAM", analytics_enabled=False, delete_cache=deletion) as demo:
         image, images = gr.File(label="image"), gr.File(label="images", file_count="multiple")
         target = gr.Dropdown([PREDICTED, *targets(classifier)], value=PREDICTED, label="target")
         point = gr.Dropdown(
@@ -89,11 +90,17 @@ def blocks(doors: Doors) -> gr.Blocks:
                 inputs,
                 outputs,
                 api_name=function.__name__,
+                api_description=_description(function),
                 preprocess=False,  # Gradio's own conversion of files and choices has errors without a code
                 concurrency_limit=limits.at_work,
             )
     queued: gr.Blocks = demo.queue(max_size=limits.waiting, api_open=False)
     return queued
+
+
+def _description(function: Endpoint) -> str:
+    """The docstring with its arguments, as one text: clients see nothing else of it."""
+    return " ".join((function.__doc__ or "").split())
 
 
 def _explained(function: Endpoint) -> Endpoint:

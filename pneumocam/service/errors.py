@@ -16,7 +16,7 @@ CODES = {
     "timeout": (408, "the body stopped to arrive"),
     "upload_gone": (410, "the upload was deleted, or there was none; uploads to Gradio's door are kept for an hour"),
     "too_large": (413, "the body, or the number of images in it"),
-    "no_url": (422, "a web address in place of an image; nothing is fetched"),
+    "no_url": (400, "a web address in place of an image; nothing is fetched"),
     "rate": (429, "too many requests of one address"),
     "internal_error": (500, "the service"),
     "busy": (503, "too many requests are waiting; try again as Retry-After says"),

@@ -1,6 +1,9 @@
 """The limits of the service: one table for every door, the page, the handler and the documentation."""
 
-from dataclasses import dataclass
+import os
+import sys
+from dataclasses import dataclass, fields
+from typing import Any
 
 MB = 1_000_000
 
@@ -46,6 +49,24 @@ class Limits:
     def tool_bytes(self) -> int:
         """Of a call of an MCP tool: one image of full size in base64."""
         return self.image_bytes // 3 * 4 + 65_536
+
+    @classmethod
+    def from_environment(cls) -> "Limits":
+        """The limits with the values of environment variables, such as PNEUMOCAM_UPLOAD_BYTES=500000000.
+
+        Raises:
+            SystemExit: a value is not a number above 0.
+        """
+        values: dict[str, Any] = {}
+        for limit in fields(cls):
+            if text := os.environ.get(f"PNEUMOCAM_{limit.name.upper()}"):
+                try:
+                    values[limit.name] = type(limit.default)(text)
+                    if limit.name != "rate" and not values[limit.name] > 0:
+                        raise ValueError
+                except ValueError:
+                    sys.exit(f"PNEUMOCAM_{limit.name.upper()} is {text!r}; expected a value like {limit.default}.")
+        return cls(**values)
 
 
 LIMITS = Limits()

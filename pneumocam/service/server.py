@@ -1,4 +1,4 @@
-"""`pneumocam serve`: load the model, open the doors, wait."""
+"""`pneumocam serve`: load the model, open the doors, wait. What takes seconds to be imported is imported in here."""
 
 import os
 import signal
@@ -7,13 +7,12 @@ import threading
 from contextlib import ExitStack
 from typing import Any
 
-from starlette.middleware import Middleware
-
 from pneumocam import load_or_fall_back
 from pneumocam.service import uploads
-from pneumocam.service.engine import Engine
-from pneumocam.service.limits import LIMITS, Limits
+from pneumocam.service.limits import Limits
 from pneumocam.service.log import logger, private_log
+
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - only where it is asked for, and on a Space, whose proxy needs it
 
 
 def serve(
@@ -21,9 +20,9 @@ def serve(
     host: str | None = None,
     port: int | None = None,
     *,
-    workers: int = 1,
+    workers: int | None = None,
     timeout: float = 30,
-    limits: Limits = LIMITS,
+    limits: Limits | None = None,
 ) -> None:
     """Serve the page and the API until the process is told to end.
 
@@ -31,48 +30,54 @@ def serve(
         model: as in `Classifier.from_pretrained`; by default PNEUMOCAM_MODEL, or else the bundled model.
         host: address to listen at; by default GRADIO_SERVER_NAME, or else 0.0.0.0 on a Space and 127.0.0.1 elsewhere.
         port: by default GRADIO_SERVER_PORT, or else 7860.
-        workers: as in `Engine`.
+        workers: processes for the work on images, as in `pneumocam.service.engine.Engine`; by default
+            PNEUMOCAM_WORKERS, or else 1.
         timeout: seconds that a download of the model may take; after them an earlier download or the bundled model
-            answers, and the page says so.
-        limits: the bounds.
+            answers, and the page says so. PNEUMOCAM_START_TIMEOUT goes before it.
+        limits: by default those of `pneumocam.service.limits`, with the values of environment variables.
 
     Raises:
         BundleError: the model cannot be used.
-        OSError: the port is taken.
+        OSError: the port is taken, or nothing can be written anywhere.
+        SystemExit: an environment variable is not a number; says what was expected.
     """
-    on_space = "SPACE_ID" in os.environ
-    host = host or os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if on_space else "127.0.0.1")  # noqa: S104
-    port = port or int(os.environ.get("GRADIO_SERVER_PORT") or 7860)
+    limits = limits or Limits.from_environment()
+    host = host or os.environ.get("GRADIO_SERVER_NAME") or (EVERYWHERE if "SPACE_ID" in os.environ else "127.0.0.1")
+    port = port or int(_number("GRADIO_SERVER_PORT", 7860))
+    workers = workers or int(_number("PNEUMOCAM_WORKERS", 1))
+    timeout = _number("PNEUMOCAM_START_TIMEOUT", timeout)
     loaded = load_or_fall_back(model or os.environ.get("PNEUMOCAM_MODEL") or None, timeout=timeout)
     # Shorter turns of the interpreter's threads: the one that answers clients waits for those that decode images.
     sys.setswitchinterval(0.0005)
     with ExitStack() as stack:
         folder = stack.enter_context(uploads.private_folder())
         os.environ["GRADIO_TEMP_DIR"] = str(folder)  # Gradio reads it once, when it is imported
-        os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"  # it would keep statistics of 10,000 calls
-        engine = Engine(loaded.classifier, workers=workers, limits=limits)
-        demo = _launch(engine, uploads.Uploads(folder, limits.upload_bytes), loaded.notice, host, port)
-        stack.callback(demo.close, verbose=False)
+        os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"  # Gradio would keep statistics of 10,000 calls
+        demo = _launch(loaded, uploads.Uploads(folder, limits.upload_bytes), host, port, workers, limits)
         stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
-        shown = f"[{host}]" if ":" in host else "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104
+        shown = "127.0.0.1" if host == EVERYWHERE else f"[{host}]" if ":" in host else host
         print(f"PneumoCAM: http://{shown}:{port} (Ctrl-C stops)", flush=True)
-        stack.enter_context(private_log())
-        if loaded.notice:
-            logger.warning(loaded.notice)
-        stop.wait()
+        with private_log():
+            if loaded.notice:
+                logger.warning(loaded.notice)
+            stop.wait()
+            demo.close(verbose=False)
 
 
-def _launch(engine: Engine, folder: uploads.Uploads, notice: str | None, host: str, port: int) -> Any:
-    """Start Gradio's server with the other doors in front of it."""
-    # Not sooner: Gradio takes seconds to be imported, and reads GRADIO_TEMP_DIR then.
+def _launch(loaded: Any, folder: uploads.Uploads, host: str, port: int, workers: int, limits: Limits) -> Any:
+    """Start Gradio's server with the other doors in front of it; returns the Blocks."""
+    from starlette.middleware import Middleware
+
     from pneumocam.service.doors import Doors
     from pneumocam.service.endpoints import blocks
+    from pneumocam.service.engine import Engine
     from pneumocam.service.guard import Guard
     from pneumocam.service.http import application
 
-    doors = Doors(engine, uploads=folder, notice=notice)
+    engine = Engine(loaded.classifier, workers=workers, limits=limits)
+    doors = Doors(engine, uploads=folder, notice=loaded.notice)
     own = application(doors)
     demo = blocks(doors)
     demo.launch(
@@ -80,16 +85,28 @@ def _launch(engine: Engine, folder: uploads.Uploads, notice: str | None, host: s
         server_port=port,
         prevent_thread_lock=True,
         quiet=True,
-        max_file_size=engine.limits.image_bytes,
+        max_file_size=limits.image_bytes,
         state_session_capacity=100,
         run_history=False,
         enable_monitoring=False,
         ssr_mode=False,
         pwa=False,
         app_kwargs={
-            "middleware": [Middleware(Guard, own=own, limits=engine.limits, uploads=folder)],
+            "middleware": [Middleware(Guard, own=own, limits=limits, uploads=folder)],
             "lifespan": own.router.lifespan_context,
             "openapi_url": None,
         },
     )
     return demo
+
+
+def _number(name: str, default: float) -> float:
+    """An environment variable that holds a number above 0."""
+    text = os.environ.get(name) or str(default)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
+    if not 0 < value < float("inf"):
+        sys.exit(f"{name} is {text!r}; expected a number above 0, such as {default:g}.")
+    return value

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pneumocam.service.errors import RequestError
 from pneumocam.service.limits import LIMITS
+from pneumocam.service.log import logger
 
 
 @contextlib.contextmanager
@@ -25,18 +26,32 @@ def private_folder() -> Iterator[Path]:
     Raises:
         OSError: the disk is full or cannot be written, or the place belongs to another user.
     """
-    base = Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir(), f"pneumocam-{os.getuid()}"))
+    with contextlib.ExitStack() as lock:
+        try:
+            folder = _make(_base(), lock)
+        except OSError:
+            folder = _make(Path(f"/dev/shm/pneumocam-{os.getuid()}"), lock)  # noqa: S108 - the folder in it is private
+            logger.warning("No temporary folder can be written; uploads lie in shared memory.")
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _base() -> Path:
+    given = os.environ.get("GRADIO_TEMP_DIR")
+    return Path(given) if given else Path(tempfile.gettempdir(), f"pneumocam-{os.getuid()}")
+
+
+def _make(base: Path, lock: contextlib.ExitStack) -> Path:
     base.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _locked(base):
+    with _locked(base):  # or a process that starts would take a folder without a lock for that of a dead one
         for other in base.glob("run-*"):
             with contextlib.suppress(OSError), _locked(other, fcntl.LOCK_NB):
                 shutil.rmtree(other, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix="run-", dir=base)).resolve()
-        lock = contextlib.ExitStack()
         lock.enter_context(_locked(folder))
-    with lock:
-        yield folder
-        shutil.rmtree(folder, ignore_errors=True)
+    return folder
 
 
 @contextlib.contextmanager
@@ -47,6 +62,9 @@ def _locked(folder: Path, flag: int = 0) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+EMPTY_SECONDS = 600  # after which an empty folder is deleted; Gradio makes one just before it writes a file into it
 
 
 class Uploads:
@@ -79,8 +97,11 @@ class Uploads:
 
     def _sizes(self) -> Iterator[int]:
         for path in self.folder.rglob("*"):
-            with contextlib.suppress(OSError):  # deleted meanwhile
-                yield path.lstat().st_blocks * 512
+            with contextlib.suppress(OSError):  # deleted meanwhile, or a folder with something in it
+                info = path.lstat()
+                yield info.st_blocks * 512
+                if path.is_dir() and time.time() - info.st_mtime > EMPTY_SECONDS:
+                    path.rmdir()  # Gradio deletes files alone
 
     def read(self, path: str) -> bytes:
         """An upload's bytes; raises RequestError `upload_gone` for any path that is no file in the folder."""

@@ -19,7 +19,7 @@ from pneumocam.service.errors import RequestError
 
 Images = Callable[[Request, str, int], Awaitable[list[tuple[str, bytes]]]]
 MODULE = re.compile(rb"""(?<=from ")\./[\w./-]+\.js(?=")|(?<=import ")\./[\w./-]+\.js(?=")""")
-LINK = re.compile(rb"""((?:src|href)=")(?:\./)?(?:web/)?([\w./-]+\.(?:js|css|json|svg|png|webmanifest))(?=")""")
+LINK = re.compile(rb"""((?:src|href|content)=")(?:\./)?(?:web/)?([\w./-]+\.(?:js|css|json|svg|png|webmanifest))(?=")""")
 FOREVER = "public, max-age=31536000, immutable"  # of addresses with the hash of what they hold
 
 
@@ -65,6 +65,7 @@ def add_page(app: FastAPI, doors: Doors, images_of: Images) -> None:
     facts = page.facts(classifier, doors.notice, limits.images, limits.image_bytes)
     facts["examples"] = []
     for example, thumbnail in page.examples(classifier):
+        static[f"/examples/{example['file']}"] = Static(page.example(example["file"]), "image/jpeg")
         path = f"/examples/thumbs/{example['file']}"
         static[path] = Static(thumbnail, "image/jpeg")
         facts["examples"].append(example | {"thumbnail": f".{path}?v={static[path].version}"})

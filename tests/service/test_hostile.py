@@ -5,7 +5,6 @@ is answered, and no other request feels it.
 """
 
 import json
-import re
 import subprocess
 import sys
 import threading
@@ -18,9 +17,8 @@ from typing import Any
 import httpx
 import pytest
 
-from api import MAX_FILMS
-from api.endpoints import ERRORS
 from pneumocam import Classifier, RadiographError, load_radiograph, predict
+from pneumocam.service.limits import LIMITS
 from tests import hostile
 from tests.conftest import EXAMPLES, App, running_app
 from tests.hostile import NAMES, SECRET, WHOLE, Hostile
@@ -136,22 +134,14 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 
 
 def send(client: httpx.Client, uploads: list[tuple[str, bytes]]) -> tuple[int, Any]:
-    """Status and answer of `/predict_many` to these file names and contents; of the upload if that is refused."""
+    """Status and predictions of these file names and contents; the error if the request is refused."""
     parts = [
-        b'--film\r\nContent-Disposition: form-data; name="files"; filename="%b"\r\n\r\n%b\r\n' % (_escaped(name), data)
+        b'--x\r\nContent-Disposition: form-data; name="images"; filename="%b"\r\n\r\n%b\r\n' % (_escaped(name), data)
         for name, data in uploads
     ]
-    headers = {"Content-Type": "multipart/form-data; boundary=film"}
-    uploaded = client.post("/gradio_api/upload", content=b"".join([*parts, b"--film--\r\n"]), headers=headers)
-    if uploaded.status_code != 200:
-        return uploaded.status_code, uploaded.json()
-    films = [{"path": path, "meta": {"_type": "gradio.FileData"}} for path in uploaded.json()]
-    call = client.post("/gradio_api/call/v2/predict_many", json={"images": films})
-    assert call.status_code == 200, call.text
-    stream = client.get(f"/gradio_api/call/predict_many/{call.json()['event_id']}").text
-    [(event, data)] = re.findall(r"event: (complete|error)\ndata: (.*)", stream)
-    assert event == "complete", data
-    return 200, json.loads(data)[0]
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    answer = client.post("/api/predict_many", content=b"".join([*parts, b"--x--\r\n"]), headers=headers)
+    return answer.status_code, answer.json()["predictions" if answer.status_code == 200 else "error"]
 
 
 def _escaped(name: str) -> bytes:
@@ -185,12 +175,12 @@ def test_every_hostile_upload_is_answered_and_no_other_request_feels_it(service:
                 status, answers = send(client, [(item.filename, data) for item, data in uploads])
                 texts.append(json.dumps(answers))
                 if status != 200:
-                    refused |= {item.name: (status, answers["error"]["code"]) for item, _ in uploads}
+                    refused |= {item.name: (status, answers["code"]) for item, _ in uploads}
                     continue
                 wrong += [
                     f"{item.name}: {told}"
                     for (item, _), answer in zip(uploads, answers, strict=True)
-                    if (told := outcome(answer)) not in (item.expect or {*ERRORS, "readable"})
+                    if (told := outcome(answer)) not in (item.expect or CODES | {"readable"})
                 ]
     finally:
         over.set()
@@ -214,7 +204,7 @@ def _batches(items: list[Hostile], most: int = 40_000_000) -> Iterator[list[tupl
     held: list[tuple[Hostile, bytes]] = []
     for item in items:
         data = item.data
-        full = len(held) == MAX_FILMS or sum(len(other) for _, other in held) + len(data) > most
+        full = len(held) == LIMITS.images or sum(len(other) for _, other in held) + len(data) > most
         if held and (full or item.kind == "name"):
             yield held
             held = []

@@ -1,0 +1,91 @@
+"""Threads and worker processes give the same answers, in bounds, and survive a killed worker."""
+
+import asyncio
+import os
+import signal
+import threading
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pneumocam import Classifier, NotAnImage, predict
+from pneumocam.service.api import Options, classify_one
+from pneumocam.service.engine import Engine
+from pneumocam.service.errors import RequestError
+from pneumocam.service.limits import LIMITS
+from tests.conftest import EXAMPLES
+
+GATE, INSIDE = threading.Event(), threading.Semaphore(0)
+
+
+def wait_at_gate(_: Any) -> str:
+    INSIDE.release()
+    GATE.wait(60)
+    return "done"
+
+
+def process_id(_: Any) -> int:
+    return os.getpid()
+
+
+def refuse(_: Any) -> None:
+    raise RequestError("no_url", "A sentence.")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_threads_and_processes_answer_as_python_does(bundled: Classifier, workers: int) -> None:
+    engine = Engine(bundled, workers=workers)
+    options = Options(overlay="png", operating_point="screening")
+
+    async def ask() -> list[Any]:
+        images = [path.read_bytes() for path in EXAMPLES[:4]]
+        answers = list(await asyncio.gather(*(engine.run(classify_one, data, options) for data in images)))
+        for work, error in ((refuse, RequestError), (classify_one, NotAnImage)):
+            with pytest.raises(error):
+                await (engine.run(work) if work is refuse else engine.run(classify_one, b"Dear radiologist", options))
+        return answers
+
+    answers = asyncio.run(ask())
+    expected = [predict(bundled.at("screening"), path).to_dict() for path in EXAMPLES[:4]]
+    assert [answer.prediction for answer in answers] == expected
+    assert all(answer.overlay.startswith(b"\x89PNG") for answer in answers)
+
+
+def test_a_killed_worker_fails_its_request_alone(bundled: Classifier) -> None:
+    engine = Engine(bundled, workers=2)
+
+    async def ask() -> None:
+        worker = await engine.run(process_id)
+        assert worker != os.getpid()
+        os.kill(worker, signal.SIGKILL)
+        answers: list[Any] = []
+        while not any(isinstance(answer, BrokenProcessPool) for answer in answers):  # until the pool notices
+            answers += await asyncio.gather(engine.run(process_id), return_exceptions=True)
+        assert await engine.run(process_id) != worker
+
+    asyncio.run(ask())
+
+
+def test_more_requests_than_may_wait_are_refused(bundled: Classifier) -> None:
+    engine = Engine(bundled, limits=replace(LIMITS, at_work=1, waiting=2))
+
+    async def request() -> str:
+        async with engine.admitted():
+            return await engine.run(wait_at_gate)
+
+    async def ask() -> None:
+        admitted = [asyncio.create_task(request()) for _ in range(3)]
+        while engine.requests < 3:
+            await asyncio.sleep(0)
+        assert await asyncio.to_thread(INSIDE.acquire, timeout=60)
+        assert not INSIDE.acquire(blocking=False)  # the others wait for their turn
+        with pytest.raises(RequestError) as refused:
+            await request()
+        assert (refused.value.code, refused.value.status) == ("busy", 503)
+        GATE.set()
+        assert await asyncio.gather(*admitted) == ["done"] * 3
+        assert await request() == "done"
+
+    asyncio.run(ask())
