@@ -2,7 +2,7 @@ import js from "@eslint/js";
 import globals from "globals";
 
 export default [
-  { ignores: [".*/", "build/", "site/", "runs/", "web/table.js"] },
+  { ignores: [".*/", "build/", "site/", "runs/"] },
   js.configs.recommended,
   {
     linterOptions: { reportUnusedDisableDirectives: "error" },

@@ -57,7 +57,7 @@ class App:
 
 
 @contextmanager
-def running_app(folder: Path, prefix: tuple[str, ...] = (), **settings: str) -> Iterator[App]:
+def running_app(folder: Path, *prefix: str, **settings: str) -> Iterator[App]:
     """`python app.py` as a process of its own, from the moment that it serves."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

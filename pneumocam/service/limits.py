@@ -61,7 +61,7 @@ class Limits:
         for limit in fields(cls):
             if text := os.environ.get(f"PNEUMOCAM_{limit.name.upper()}"):
                 try:
-                    values[limit.name] = type(limit.default)(text)
+                    values[limit.name] = type(getattr(cls, limit.name))(text)
                     if limit.name != "rate" and not values[limit.name] > 0:
                         raise ValueError
                 except ValueError:

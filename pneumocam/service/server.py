@@ -53,7 +53,8 @@ def serve(
         folder = stack.enter_context(uploads.private_folder())
         os.environ["GRADIO_TEMP_DIR"] = str(folder)  # Gradio reads it once, when it is imported
         os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"  # Gradio would keep statistics of 10,000 calls
-        demo = _launch(loaded, uploads.Uploads(folder, limits.upload_bytes), host, port, workers, limits)
+        own = uploads.Uploads(folder, limits)
+        demo = _launch(loaded, own, host, port, workers, limits)
         stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
@@ -62,7 +63,8 @@ def serve(
         with private_log():
             if loaded.notice:
                 logger.warning(loaded.notice)
-            stop.wait()
+            while not stop.wait(min(60, limits.kept_seconds)):
+                own.sweep()
             demo.close(verbose=False)
 
 

@@ -1,6 +1,7 @@
 """The folder of uploads to Gradio's door: private, bounded, and deleted with the process. No other door needs a disk.
 
-Gradio writes uploads and overlays there and deletes them itself, as `delete_cache` says in `endpoints.py`.
+Gradio writes uploads and overlays there and deletes them itself, as `delete_cache` says in `endpoints.py`; not what is
+left of an upload that failed.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pneumocam.service.errors import RequestError
-from pneumocam.service.limits import LIMITS
+from pneumocam.service.limits import LIMITS, Limits
 from pneumocam.service.log import logger
 
 
@@ -64,9 +65,6 @@ def _locked(folder: Path, flag: int = 0) -> Iterator[None]:
         os.close(handle)
 
 
-EMPTY_SECONDS = 600  # after which an empty folder is deleted; Gradio makes one just before it writes a file into it
-
-
 class Uploads:
     """What lies in the folder.
 
@@ -74,9 +72,9 @@ class Uploads:
         folder: the folder.
     """
 
-    def __init__(self, folder: Path, most: int = LIMITS.upload_bytes) -> None:
-        """Watch over a folder that may hold `most` bytes."""
-        self.folder, self.most = folder, most
+    def __init__(self, folder: Path, limits: Limits = LIMITS) -> None:
+        """Watch over a folder."""
+        self.folder, self.limits = folder, limits
         self._used, self._measured = 0, 0.0
 
     def reserve(self, size: int) -> None:
@@ -91,17 +89,22 @@ class Uploads:
         if time.monotonic() - self._measured > 1:
             self._used = sum(self._sizes())
             self._measured = time.monotonic()
-        if self._used + size > self.most:
+        if self._used + size > self.limits.upload_bytes:
             raise RequestError("no_space", "The space for uploads is full. They are deleted within the hour.")
         self._used += size
 
     def _sizes(self) -> Iterator[int]:
         for path in self.folder.rglob("*"):
+            with contextlib.suppress(OSError):  # deleted meanwhile
+                yield path.lstat().st_blocks * 512
+
+    def sweep(self) -> None:
+        """Delete what Gradio left: parts of failed uploads, and empty folders."""
+        oldest = time.time() - 1.1 * self.limits.kept_seconds
+        for path in list(self.folder.rglob("*")):
             with contextlib.suppress(OSError):  # deleted meanwhile, or a folder with something in it
-                info = path.lstat()
-                yield info.st_blocks * 512
-                if path.is_dir() and time.time() - info.st_mtime > EMPTY_SECONDS:
-                    path.rmdir()  # Gradio deletes files alone
+                if path.lstat().st_mtime < oldest:
+                    path.rmdir() if path.is_dir() else path.unlink()
 
     def read(self, path: str) -> bytes:
         """An upload's bytes; raises RequestError `upload_gone` for any path that is no file in the folder."""

@@ -26,7 +26,7 @@ FOREVER = "public, max-age=31536000, immutable"  # of addresses with the hash of
 class Static:
     """A file of the page, ready to be sent."""
 
-    def __init__(self, data: bytes, media_type: str, version: str = "") -> None:
+    def __init__(self, data: bytes | memoryview, media_type: str, version: str = "") -> None:
         """Compress it.
 
         Args:
@@ -34,10 +34,10 @@ class Static:
             media_type: of the data.
             version: an address with `?v=` and this may be cached for ever; by default the hash of the data.
         """
-        self.data, self.media_type = data, media_type
+        self.data, self.media_type = bytes(data), media_type
         self.hash = hashlib.sha256(data).hexdigest()[:16]
         self.version = version or self.hash
-        self.packed = b"" if media_type.startswith("image/") else gzip.compress(data, 9, mtime=0)
+        self.packed = b"" if media_type in ("image/jpeg", "image/png") else gzip.compress(data, 9, mtime=0)
 
     def response(self, request: Request) -> Response:
         """The file, compressed if the client takes it so; 304 if the client has it already."""
@@ -69,7 +69,8 @@ def add_page(app: FastAPI, doors: Doors, images_of: Images) -> None:
         path = f"/examples/thumbs/{example['file']}"
         static[path] = Static(thumbnail, "image/jpeg")
         facts["examples"].append(example | {"thumbnail": f".{path}?v={static[path].version}"})
-    information = Static(JSONResponse(facts).body, "application/json")  # type: ignore[arg-type]
+    information = Static(JSONResponse(facts).body, "application/json")
+    rows: dict[str, Static] = {}  # of the examples, each made when it is asked for the first time
     router = APIRouter(include_in_schema=False)
 
     @router.api_route("/", methods=["GET", "HEAD"])
@@ -92,10 +93,13 @@ def add_page(app: FastAPI, doors: Doors, images_of: Images) -> None:
             return await doors.engine.run(page.row, data, name)
 
     @router.get("/page/example/{file}")
-    async def example_row(file: str) -> dict[str, Any]:
-        truth = page.truth(file)
-        async with doors.engine.admitted():
-            return await doors.engine.run(page.row, page.example(file), file) | {"truth": truth}
+    async def example_row(request: Request, file: str) -> Response:
+        if file not in rows:
+            truth = page.truth(file)
+            async with doors.engine.admitted():
+                row = await doors.engine.run(page.row, page.example(file), file)
+            rows[file] = Static(JSONResponse(row | {"truth": truth}).body, "application/json")
+        return rows[file].response(request)
 
     @router.post("/page/report")
     async def report(request: Request, options: Annotated[page.ReportOptions, Query()]) -> Response:

@@ -37,7 +37,7 @@ def refuse(_: Any) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_threads_and_processes_answer_as_python_does(bundled: Classifier, workers: int) -> None:
     engine = Engine(bundled, workers=workers)
-    options = Options(overlay="png", operating_point="screening")
+    options = Options.model_validate({"overlay": "png", "operating_point": "screening"})
 
     async def ask() -> list[Any]:
         images = [path.read_bytes() for path in EXAMPLES[:4]]

@@ -109,6 +109,13 @@ def test_when_the_space_is_full_uploads_wait_and_other_doors_do_not(small: App) 
     until(lambda: send(b"x").status_code == 200)
 
 
+@pytest.mark.parametrize("name", ["..", "large"])
+def test_an_upload_that_is_refused_leaves_nothing(small: App, name: str) -> None:
+    size = 1_010_000 if name == "large" else 1
+    assert httpx.post(f"{small.url}/gradio_api/upload", files={"files": (name, bytes(size))}).is_client_error
+    until(lambda: not any(path.is_file() for path in folder_of(small).iterdir()))
+
+
 def test_too_large_a_body_is_refused_at_every_door(small: App) -> None:
     for path, body in {"/api/predict": bytes(1_200_000), "/gradio_api/call/v2/predict": b" " * 300_000}.items():
         headers = {"Content-Type": "application/json"}
@@ -118,7 +125,7 @@ def test_too_large_a_body_is_refused_at_every_door(small: App) -> None:
 
 
 def test_a_folder_that_is_full_takes_no_more(tmp_path: Path) -> None:
-    uploads = Uploads(tmp_path, 10_000)
+    uploads = Uploads(tmp_path, Limits(upload_bytes=10_000))
     uploads.reserve(9_000)
     with pytest.raises(RequestError) as refused:
         uploads.reserve(2_000)
@@ -181,8 +188,8 @@ def test_a_public_address_has_a_quarter_of_the_open_requests(small: App) -> None
 
 @pytest.mark.parametrize("host", ["a b", "[::1", "x/y", "é"])
 def test_a_host_that_is_none_is_refused(small: App, host: str) -> None:
-    headers = {"X-Forwarded-Host": host.encode()}
-    assert code(httpx.get(f"{small.url}/config", headers=headers)) == (400, "bad_request")
+    answer = httpx.get(f"{small.url}/config", headers={b"X-Forwarded-Host": host.encode()})
+    assert code(answer) == (400, "bad_request")
 
 
 @pytest.mark.parametrize("path", ["/", "/config", "/gradio_api/info", "/page/info", "/nothing", "/gradio_api/file=/x"])
