@@ -103,9 +103,9 @@ def processor_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def ask(client: httpx.AsyncClient, door: str, images: list[bytes], overlay: str) -> tuple[str, float]:
+async def ask(client: httpx.AsyncClient, interface: str, images: list[bytes], overlay: str) -> tuple[str, float]:
     """Outcome of one request (`ok`, `refused` or what went wrong), and seconds to wait before the next."""
-    answer = await (_over_gradio if door == "gradio" else _over_http)(client, images, overlay)
+    answer = await (_over_gradio if interface == "gradio" else _over_http)(client, images, overlay)
     if isinstance(answer, httpx.Response):
         return "refused", float(answer.headers.get("Retry-After", 1))
     whole = [one["status"] for one in answer]
@@ -150,7 +150,7 @@ async def crowd(
     requests: float = math.inf,
     images: int = 1,
     overlay: str = "none",
-    door: str = "http",
+    interface: str = "http",
 ) -> Tally:
     """`clients` at once, until the time is over or `requests` are answered."""
     tally, end = Tally(), time.monotonic() + seconds
@@ -163,7 +163,7 @@ async def crowd(
                 start = time.monotonic()
                 batch = [IMAGES[(turn + i) % len(IMAGES)] for i in range(images)]
                 try:
-                    outcome, pause = await ask(client, door, batch, overlay)
+                    outcome, pause = await ask(client, interface, batch, overlay)
                 except (httpx.HTTPError, KeyError, IndexError, ValueError) as error:
                     outcome, pause = f"error: {type(error).__name__}", 0.0
                 tally.outcomes[outcome] += 1
@@ -199,7 +199,7 @@ def measure(url: str, pid: int, bare: float, clients: int, images: int = 1, **op
     row = {
         "clients": clients,
         "images_a_request": images,
-        "door": options.get("door", "http"),
+        "interface": options.get("interface", "http"),
         "overlay": options.get("overlay", "none"),
         "requests": len(tally.seconds),
         "images_a_second": round(answered / took, 2),
@@ -233,20 +233,30 @@ def soak(url: str, pid: int, requests: int, clients: int = 8) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> str:
     """The report as Markdown."""
     times = ("p50 ms", "p95 ms", "p99 ms")
-    heads = ("door", "a request", "clients", "images/s", "of the bare network", *times, "refused", "errors", "peak MiB")
+    heads = (
+        "interface",
+        "a request",
+        "clients",
+        "images/s",
+        "of the bare network",
+        *times,
+        "refused",
+        "errors",
+        "peak MiB",
+    )
     lines = [heads, ("---",) * len(heads)]
     for row in rows:
         images = "1 image" if row["images_a_request"] == 1 else f"{row['images_a_request']} images"
         cells = [f"{row[column]:.0%}" if column == "share" else str(row[column]) for column in COLUMNS]
         drawn = "" if row["overlay"] == "none" else f", {row['overlay']} overlay"
-        lines.append((row["door"], images + drawn, *cells))
+        lines.append((row["interface"], images + drawn, *cells))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 64])
-    parser.add_argument("--doors", nargs="+", default=["http", "gradio"])
+    parser.add_argument("--interfaces", nargs="+", default=["http", "gradio"])
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--soak", type=int, default=10_000, metavar="REQUESTS")
@@ -268,12 +278,14 @@ def main() -> None:
         running_app(Path(folder), PNEUMOCAM_WORKERS=str(options.workers)) as app,
     ):
         asyncio.run(crowd(app.url, 4, requests=40))  # warm up
-        for door in options.doors:
+        for interface in options.interfaces:
             rows = [{"clients": clients} for clients in options.clients]
-            rows += [{"clients": 8, "overlay": kind} for kind in (("jpeg", "png") if door == "http" else ("png",))]
+            rows += [{"clients": 8, "overlay": kind} for kind in (("jpeg", "png") if interface == "http" else ("png",))]
             rows += [{"clients": 4, "images": MANY}]
             for row in rows:
-                result["rows"].append(measure(app.url, app.pid, bare, seconds=options.seconds, door=door, **row))
+                result["rows"].append(
+                    measure(app.url, app.pid, bare, seconds=options.seconds, interface=interface, **row)
+                )
         result["soak"] = soak(app.url, app.pid, options.soak) if options.soak else None
     options.out.write_text(json.dumps(result, indent=2) + "\n")
     options.out.with_suffix(".md").write_text(table(result["rows"]))

@@ -1,4 +1,4 @@
-"""What the service answers, whichever door a request comes through: typed options in, typed answers out.
+"""What the service answers, whichever interface a request comes through: typed options in, typed answers out.
 
 HTTP, Gradio's endpoints, the MCP tools and the Inference Endpoint's handler all use these functions and models.
 """
@@ -75,7 +75,7 @@ class ModelAnswer(BaseModel):
 
 
 class PredictionAnswer(BaseModel):
-    """`Prediction.to_dict()`: the same from Python, command line and every door of the service."""
+    """`Prediction.to_dict()`: the same from Python, command line and every interface of the service."""
 
     schema_version: int
     status: Literal["ok", "uncertain", "rejected"]

@@ -1,118 +1,75 @@
-"""Gradio's door: endpoints for `gradio_client` and `@gradio/client`, with Gradio's own queue and uploads."""
+"""The functions that all interfaces call: HTTP routes, Gradio's endpoints and MCP tools."""
 
-import inspect
-from collections.abc import Awaitable, Callable
-from functools import partial
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import gradio as gr
-from gradio.processing_utils import save_bytes_to_cache
+from pneumocam import RadiographError, Reason
+from pneumocam.predict import describe, rejected
+from pneumocam.service.api import Answer, Options, PointOption, check, classify_each, classify_one
+from pneumocam.service.engine import Engine
+from pneumocam.service.errors import RequestError
+from pneumocam.service.uploads import Uploads
 
-from pneumocam import targets
-from pneumocam.service.api import Options, PointOption, parse
-from pneumocam.service.doors import Doors
-from pneumocam.service.errors import RequestError, explain
-
-PREDICTED = "the predicted class"
-UPLOAD = 'Upload it to /gradio_api/upload and send {"path": ..., "meta": {"_type": "gradio.FileData"}}.'
-Endpoint = Callable[..., Awaitable[Any]]
+Data = bytes | Callable[[], bytes]  # an image file, or what reads it
 
 
-def blocks(doors: Doors) -> gr.Blocks:
-    """A Gradio app of the endpoints alone; its components tell clients the types of arguments and results."""
-    classifier, limits = doors.classifier, doors.limits
-    deletion = min(60, limits.kept_seconds), limits.kept_seconds  # looked for how often, at what age
-    folder = str(doors.uploads.folder) if doors.uploads else ""
+class Endpoints:
+    """One model's endpoints.
 
-    async def predict(image: Any, target: Any, operating_point: Any, overlay: Any) -> Any:
+    Attributes:
+        engine: runs the work on images.
+        classifier: the model.
+        limits: the bounds.
+        uploads: of Gradio's clients; None without Gradio.
+        notice: what the page shows on top, if anything.
+    """
+
+    def __init__(self, engine: Engine, *, uploads: Uploads | None = None, notice: str | None = None) -> None:
+        """Serve one model."""
+        self.engine, self.classifier, self.limits = engine, engine.classifier, engine.limits
+        self.uploads, self.notice = uploads, notice
+
+    async def classify_radiograph(self, image: bytes, options: Options) -> Answer:
         """Classify a chest radiograph as normal, bacterial or viral pneumonia, and show what the network looked at.
 
         For research and teaching only: not a diagnosis. Made for frontal radiographs of children of one to five years.
-
-        Args:
-            image: The radiograph: JPEG, PNG, TIFF, BMP, WebP or DICOM, 8 or 16 bit, at most 20 MB.
-            target: The class that the overlay explains; PNEUMONIA is all its kinds together.
-            operating_point: The threshold between NORMAL and pneumonia, by name; /info tells what each one costs.
-            overlay: Whether to draw the image with its Grad-CAM map; without it the answer comes sooner.
         """
-        values = {"target": None if target == PREDICTED else target, "operating_point": operating_point}
-        options = parse(Options, values | {"overlay": overlay}, classifier)
-        answer, drawn = await doors.classify_radiograph(_read(image), options)
-        path = save_bytes_to_cache(drawn, f"overlay.{options.kind}", cache_dir=folder) if drawn else None
-        return path, answer["probabilities"], answer
+        check(options, self.classifier)
+        async with self.engine.admitted():
+            return await self.engine.run(classify_one, image, options)
 
-    async def predict_many(images: Any, operating_point: Any) -> Any:
-        """Classify up to 32 chest radiographs: a prediction for each, in their order, without overlays.
+    async def classify_radiographs(self, images: Sequence[Data], options: PointOption) -> list[dict[str, Any]]:
+        """Classify several chest radiographs: a prediction for each, in their order, without overlays.
 
         An image that cannot be used is rejected with its reason and affects no other.
         For research and teaching only: not a diagnosis. Made for frontal radiographs of children of one to five years.
-
-        Args:
-            images: The radiographs: JPEG, PNG, TIFF, BMP, WebP or DICOM, 8 or 16 bit, at most 20 MB each.
-            operating_point: The threshold between NORMAL and pneumonia, by name; /info tells what each one costs.
         """
-        if not isinstance(images, list):
-            raise RequestError("bad_request", f"images is not a list; expected 1 to {limits.images} files. {UPLOAD}")
-        options = parse(PointOption, {"operating_point": operating_point}, classifier)
-        return await doors.classify_radiographs([partial(_read, file) for file in images], options)
+        check(options, self.classifier)
+        if not 1 <= len(images) <= self.limits.images:
+            code = "too_large" if images else "bad_request"
+            expected = f"expected 1 to {self.limits.images}. Send more in several requests."
+            raise RequestError(code, f"{len(images)} images came; {expected}")
+        async with self.engine.admitted():
+            return await asyncio.gather(*(self._one_of_many(image, options.operating_point) for image in images))
 
-    async def info() -> Any:
-        """Tell which model answers: id, revision, labels, preprocessing, operating points and measured figures."""
-        return await doors.describe_model()
-
-    async def health() -> Any:
-        """Tell whether the service answers, and with which model."""
-        return await doors.check_health()
-
-    def _read(file: Any) -> bytes:
-        path = file.get("path") if isinstance(file, dict) else None
-        if not isinstance(path, str) or not doors.uploads:
-            raise RequestError("bad_request", f"No image came; expected one file. {UPLOAD}")
-        return doors.uploads.read(path)
-
-    with gr.Blocks(title="PneumoCAM", analytics_enabled=False, delete_cache=deletion) as demo:
-        image, images = gr.File(label="image"), gr.File(label="images", file_count="multiple")
-        target = gr.Dropdown([PREDICTED, *targets(classifier)], value=PREDICTED, label="target")
-        point = gr.Dropdown(
-            list(classifier.operating_points), value=classifier.operating_point.name, label="operating_point"
-        )
-        overlay = gr.Checkbox(value=True, label="overlay")
-        picture, shares = gr.Image(label="overlay", format="png"), gr.Label(label="probabilities")
-        endpoints: list[tuple[Endpoint, list[Any], list[Any]]] = [
-            (predict, [image, target, point, overlay], [picture, shares, gr.JSON(label="prediction")]),
-            (predict_many, [images, point], [gr.JSON(label="predictions")]),
-            (info, [], [gr.JSON(label="model")]),
-            (health, [], [gr.JSON(label="health")]),
-        ]
-        for function, inputs, outputs in endpoints:
-            gr.Button().click(
-                _explained(function),
-                inputs,
-                outputs,
-                api_name=function.__name__,
-                api_description=_description(function),
-                preprocess=False,  # Gradio's own conversion of files and choices has errors without a code
-                concurrency_limit=limits.at_work,
-            )
-    queued: gr.Blocks = demo.queue(max_size=limits.waiting, api_open=False)
-    return queued
-
-
-def _description(function: Endpoint) -> str:
-    """The docstring with its arguments, as one text: clients see nothing else of it."""
-    return " ".join((function.__doc__ or "").split())
-
-
-def _explained(function: Endpoint) -> Endpoint:
-    """The same function, whose every error has a code as its title."""
-
-    async def endpoint(*arguments):  # type: ignore[no-untyped-def] # Gradio would evaluate annotations in every call
+    async def _one_of_many(self, image: Data, point: str | None) -> dict[str, Any]:
         try:
-            return await function(*arguments)
-        except Exception as error:
-            _, code, message = explain(error)
-            raise gr.Error(message, title=code, print_exception=False) from None
+            data = image if isinstance(image, bytes) else image()
+        except (RadiographError, RequestError) as error:
+            at = self.classifier.at(point) if point else self.classifier
+            return rejected(at, Reason(error.code, error.message)).to_dict()
+        return await self.engine.run(classify_each, data, point)
 
-    endpoint.__name__, endpoint.__doc__ = function.__name__, function.__doc__
-    endpoint.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
-    return endpoint
+    async def describe_model(self) -> dict[str, Any]:
+        """Tell which model answers: id, revision, labels, preprocessing, operating points and measured figures."""
+        return describe(self.classifier)
+
+    async def check_health(self) -> dict[str, Any]:
+        """Tell whether the service answers, with which model, and how many requests are waiting or at work."""
+        return {
+            "status": "ok",
+            "model": {"id": self.classifier.id, "revision": self.classifier.revision},
+            "requests": self.engine.requests,
+            "limit": self.limits.at_work + self.limits.waiting,
+        }

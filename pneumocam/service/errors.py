@@ -1,4 +1,4 @@
-"""Errors of requests, in one shape for every door: an HTTP status, a code for programs, a sentence for people."""
+"""Errors of requests, in one shape everywhere: an HTTP status, a code for programs, a sentence for people."""
 
 from typing import Any
 
@@ -13,8 +13,11 @@ CODES = {
     "bad_request": (400, "an argument or the body; the sentence names it and says what was expected"),
     "not_found": (404, "the address"),
     "method_not_allowed": (405, "the HTTP method"),
-    "timeout": (408, "the body stopped to arrive"),
-    "upload_gone": (410, "the upload was deleted, or there was none; uploads to Gradio's door are kept for an hour"),
+    "timeout": (408, "the rest of the body did not arrive"),
+    "upload_gone": (
+        410,
+        "no such upload, or not any more: Gradio's clients upload first, for an hour",
+    ),
     "too_large": (413, "the body, or the number of images in it"),
     "no_url": (400, "a web address in place of an image; nothing is fetched"),
     "rate": (429, "too many requests of one address"),

@@ -1,4 +1,4 @@
-"""ASGI middleware around every door: known routes only, limits, security headers, safe error messages, the log."""
+"""ASGI middleware around all interfaces: known routes only, limits, security headers, safe error messages, the log."""
 
 import asyncio
 import contextlib

@@ -18,7 +18,7 @@ from starlette.routing import Mount
 from pneumocam import DISCLAIMER, RadiographError
 from pneumocam.service import web
 from pneumocam.service.api import WRITING, ManyAnswer, Options, PointOption, PredictAnswer, with_choices
-from pneumocam.service.doors import Doors
+from pneumocam.service.endpoints import Endpoints
 from pneumocam.service.errors import RequestError, sentence
 from pneumocam.service.guard import SENTENCES, STATUS, refusal
 from pneumocam.service.tools import Tools
@@ -26,9 +26,9 @@ from pneumocam.service.tools import Tools
 BINARY = {"type": "string", "format": "binary"}
 
 
-def application(doors: Doors) -> FastAPI:
+def application(endpoints: Endpoints) -> FastAPI:
     """The routes that need no Gradio: the API, the page, and the MCP tools."""
-    tools = Tools(doors)
+    tools = Tools(endpoints)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -38,9 +38,9 @@ def application(doors: Doors) -> FastAPI:
     app = FastAPI(
         title="PneumoCAM", description=DISCLAIMER, version="1", docs_url=None, redoc_url=None, lifespan=lifespan
     )
-    _add_errors(app, doors)
-    _add_api(app, doors)
-    web.add_page(app, doors, images_of)
+    _add_errors(app, endpoints)
+    _add_api(app, endpoints)
+    web.add_page(app, endpoints, images_of)
 
     @app.get("/gradio_api/mcp/schema", include_in_schema=False)
     async def tools_schema() -> JSONResponse:
@@ -51,30 +51,30 @@ def application(doors: Doors) -> FastAPI:
     for path in schema["paths"].values():
         for operation in path.values():
             for parameter in operation.get("parameters", ()):
-                parameter["schema"] = with_choices({parameter["name"]: parameter["schema"]}, doors.classifier)[
+                parameter["schema"] = with_choices({parameter["name"]: parameter["schema"]}, endpoints.classifier)[
                     parameter["name"]
                 ]
     return app
 
 
-def _add_errors(app: FastAPI, doors: Doors) -> None:
+def _add_errors(app: FastAPI, endpoints: Endpoints) -> None:
     async def refuse(_: Request, error: Exception) -> Response:
         if isinstance(error, RequestValidationError):
             error = RequestError("bad_request", sentence(error.errors()))
         if isinstance(error, HTTPException):
             code = STATUS.get(error.status_code, "bad_request")
             error = RequestError(code, SENTENCES.get(code, SENTENCES["bad_request"]).format(megabytes="", images=""))
-        return refusal(error, doors.limits)
+        return refusal(error, endpoints.limits)
 
     for kind in (RadiographError, RequestError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, refuse)
 
 
-def _add_api(app: FastAPI, doors: Doors) -> None:
+def _add_api(app: FastAPI, endpoints: Endpoints) -> None:
     @app.post(
         "/api/predict",
         summary="Classify one image",
-        description=doors.classify_radiograph.__doc__,
+        description=endpoints.classify_radiograph.__doc__,
         responses={200: {"model": PredictAnswer, "content": {f"image/{kind}": {"schema": BINARY} for kind in WRITING}}},
         openapi_extra=_request("image", BINARY, raw=True),
     )
@@ -82,7 +82,7 @@ def _add_api(app: FastAPI, doors: Doors) -> None:
         kind = _accepted(request)
         if kind:
             options = options.model_copy(update={"overlay": kind})
-        answer, overlay = await doors.classify_radiograph((await one_image(request))[1], options)
+        answer, overlay = await endpoints.classify_radiograph((await one_image(request))[1], options)
         if kind:
             return Response(overlay, media_type=f"image/{kind}")
         text = {"overlay": base64.b64encode(overlay).decode()} if overlay else {}
@@ -90,23 +90,23 @@ def _add_api(app: FastAPI, doors: Doors) -> None:
 
     @app.post(
         "/api/predict_many",
-        summary=f"Classify up to {doors.limits.images} images",
-        description=doors.classify_radiographs.__doc__,
+        summary=f"Classify up to {endpoints.limits.images} images",
+        description=endpoints.classify_radiographs.__doc__,
         responses={200: {"model": ManyAnswer}},
         openapi_extra=_request("images", {"type": "array", "items": BINARY}),
     )
     async def predict_many(request: Request, options: Annotated[PointOption, Query()]) -> Response:
-        images = [data for _, data in await images_of(request, "images", doors.limits.images)]
-        return JSONResponse({"predictions": await doors.classify_radiographs(images, options)})
+        images = [data for _, data in await images_of(request, "images", endpoints.limits.images)]
+        return JSONResponse({"predictions": await endpoints.classify_radiographs(images, options)})
 
-    @app.get("/api/info", summary="Facts of the model", description=doors.describe_model.__doc__)
+    @app.get("/api/info", summary="Facts of the model", description=endpoints.describe_model.__doc__)
     async def info() -> dict[str, Any]:
-        return await doors.describe_model()
+        return await endpoints.describe_model()
 
     @app.head("/healthz", include_in_schema=False)
-    @app.get("/healthz", summary="Health", description=doors.check_health.__doc__)
+    @app.get("/healthz", summary="Health", description=endpoints.check_health.__doc__)
     async def health() -> dict[str, Any]:
-        return await doors.check_health()
+        return await endpoints.check_health()
 
     async def one_image(request: Request) -> tuple[str, bytes]:
         if request.headers.get("content-type", "").startswith("multipart/"):

@@ -1,4 +1,4 @@
-"""The limits of the service: one table for every door, the page, the handler and the documentation."""
+"""The limits of the service: one table for every interface, the page, the handler and the documentation."""
 
 import os
 import sys
@@ -22,8 +22,8 @@ class Limits:
         open: requests that are open at the same time, event streams included (503); a quarter of one address (429).
         rate: requests with images of one public address (429), in the notation of the `limits` package.
         idle_seconds: that a client may pause while it sends a body (408).
-        kept_seconds: until an upload to Gradio's door and its results are deleted.
-        upload_bytes: on disk, of all uploads to Gradio's door together (507).
+        kept_seconds: until an upload of Gradio's clients and its results are deleted.
+        upload_bytes: on disk, of all uploads of Gradio's clients together (507).
         retry_seconds: in the Retry-After header of 429, 503 and 507.
     """
 

@@ -1,4 +1,4 @@
-"""`pneumocam serve`: load the model, open the doors, wait. What takes seconds to be imported is imported in here."""
+"""`pneumocam serve`: load the model, start the server, wait. What takes seconds to be imported is imported in here."""
 
 import os
 import signal
@@ -7,7 +7,6 @@ import threading
 from contextlib import ExitStack
 from typing import Any
 
-from pneumocam import load_or_fall_back
 from pneumocam.service import uploads
 from pneumocam.service.limits import Limits
 from pneumocam.service.log import logger, private_log
@@ -46,11 +45,13 @@ def serve(
     port = port or int(_number("GRADIO_SERVER_PORT", 7860))
     workers = workers or int(_number("PNEUMOCAM_WORKERS", 1))
     timeout = _number("PNEUMOCAM_START_TIMEOUT", timeout)
-    loaded = load_or_fall_back(model or os.environ.get("PNEUMOCAM_MODEL") or None, timeout=timeout)
     # Shorter turns of the interpreter's threads: the one that answers clients waits for those that decode images.
     sys.setswitchinterval(0.0005)
     with ExitStack() as stack:
         folder = stack.enter_context(uploads.private_folder())
+        from pneumocam import load_or_fall_back  # PyTorch, which needs a temporary folder as well
+
+        loaded = load_or_fall_back(model or os.environ.get("PNEUMOCAM_MODEL") or None, timeout=timeout)
         os.environ["GRADIO_TEMP_DIR"] = str(folder)  # Gradio reads it once, when it is imported
         os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"  # Gradio would keep statistics of 10,000 calls
         own = uploads.Uploads(folder, limits)
@@ -69,19 +70,19 @@ def serve(
 
 
 def _launch(loaded: Any, folder: uploads.Uploads, host: str, port: int, workers: int, limits: Limits) -> Any:
-    """Start Gradio's server with the other doors in front of it; returns the Blocks."""
+    """Start Gradio's server with the other interfaces in front of it; returns the Blocks."""
     from starlette.middleware import Middleware
 
-    from pneumocam.service.doors import Doors
-    from pneumocam.service.endpoints import blocks
+    from pneumocam.service.endpoints import Endpoints
     from pneumocam.service.engine import Engine
+    from pneumocam.service.gradio_app import blocks
     from pneumocam.service.guard import Guard
     from pneumocam.service.http import application
 
     engine = Engine(loaded.classifier, workers=workers, limits=limits)
-    doors = Doors(engine, uploads=folder, notice=loaded.notice)
-    own = application(doors)
-    demo = blocks(doors)
+    endpoints = Endpoints(engine, uploads=folder, notice=loaded.notice)
+    own = application(endpoints)
+    demo = blocks(endpoints)
     demo.launch(
         server_name=host,
         server_port=port,

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from pneumocam import NotAnImage
 from pneumocam.service.api import ManyAnswer, Options, PointOption, PredictionAnswer, with_choices
-from pneumocam.service.doors import Doors
+from pneumocam.service.endpoints import Endpoints
 from pneumocam.service.errors import RequestError, explain
 from pneumocam.service.limits import LIMITS
 
@@ -53,15 +53,15 @@ class Tools:
         manager: its sessions; `manager.run()` has to be entered while requests are handled by `manager.handle_request`.
     """
 
-    def __init__(self, doors: Doors) -> None:
-        """Offer the functions of `doors`."""
-        self._doors = doors
+    def __init__(self, endpoints: Endpoints) -> None:
+        """Offer the functions of `endpoints`."""
+        self._endpoints = endpoints
         self._definitions = [self._definition(name) for name in TOOLS]
         server: Server[Any, Any] = Server("PneumoCAM", instructions=INSTRUCTIONS)
         server.list_tools()(self._list)  # type: ignore[no-untyped-call]
         server.call_tool(validate_input=False)(self.call)  # the package's own messages quote a whole image
         self.manager = StreamableHTTPSessionManager(
-            server, json_response=True, stateless=True, max_request_body_size=doors.limits.tool_bytes
+            server, json_response=True, stateless=True, max_request_body_size=endpoints.limits.tool_bytes
         )
 
     async def _list(self) -> list[Tool]:
@@ -74,13 +74,13 @@ class Tools:
     def _definition(self, name: str) -> Tool:
         arguments, answer = TOOLS[name]
         schema = arguments.model_json_schema()
-        with_choices(schema["properties"], self._doors.classifier)
+        with_choices(schema["properties"], self._endpoints.classifier)
         if arguments is Nothing:
             schema["properties"] = {}
         return Tool(
             name=name,
             title=name.replace("_", " ").capitalize(),
-            description=getattr(self._doors, name).__doc__,
+            description=getattr(self._endpoints, name).__doc__,
             inputSchema=schema,
             outputSchema=answer and answer.model_json_schema(),
             annotations=ToolAnnotations(readOnlyHint=True, idempotentHint=True, openWorldHint=False),
@@ -100,22 +100,22 @@ class Tools:
         content: list[ContentBlock] = []
         if name == "classify_radiograph":
             options = Options(**arguments.model_dump(exclude={"image"}))
-            answer, overlay = await self._doors.classify_radiograph(self._bytes(arguments.image), options)
+            answer, overlay = await self._endpoints.classify_radiograph(self._bytes(arguments.image), options)
             if overlay:
                 data = base64.b64encode(overlay).decode()
                 content.append(ImageContent(type="image", data=data, mimeType="image/png"))
         elif name == "classify_radiographs":
             images = [partial(self._bytes, text) for text in arguments.images]
-            answer = {"predictions": await self._doors.classify_radiographs(images, arguments)}
+            answer = {"predictions": await self._endpoints.classify_radiographs(images, arguments)}
         else:
-            answer = await getattr(self._doors, name)()
+            answer = await getattr(self._endpoints, name)()
         content.append(TextContent(type="text", text=json.dumps(answer)))
         return CallToolResult(content=content, structuredContent=answer)
 
     def _bytes(self, text: str) -> bytes:
         """An image that came as text."""
         _, mark, path = text.partition("/gradio_api/file=")  # so `gradio upload-mcp` names what it uploads
-        uploads = self._doors.uploads
+        uploads = self._endpoints.uploads
         if uploads and len(text) < 4096 and (mark or text.startswith(f"{uploads.folder.parent}/")):
             return uploads.read(unquote(path) if mark else text)
         if text.lstrip()[:8].lower().startswith(("http:", "https:", "ftp:", "file:", "//")):

@@ -1,7 +1,9 @@
-"""The folder of uploads to Gradio's door: private, bounded, and deleted with the process. No other door needs a disk.
+"""The folder of uploads that Gradio's clients need: private, bounded, deleted with the process.
 
-Gradio writes uploads and overlays there and deletes them itself, as `delete_cache` says in `endpoints.py`; not what is
-left of an upload that failed.
+Plain HTTP and MCP tools write nothing to disk.
+
+Gradio writes uploads and overlays there and deletes them itself, as `delete_cache` says in `gradio_app.py`; `sweep`
+deletes what is left of uploads that failed.
 """
 
 import contextlib
@@ -31,7 +33,8 @@ def private_folder() -> Iterator[Path]:
         try:
             folder = _make(_base(), lock)
         except OSError:
-            folder = _make(Path(f"/dev/shm/pneumocam-{os.getuid()}"), lock)  # noqa: S108 - the folder in it is private
+            tempfile.tempdir = "/dev/shm"  # noqa: S108 - for other libraries too; what is made there is private
+            folder = _make(Path(tempfile.tempdir, f"pneumocam-{os.getuid()}"), lock)
             logger.warning("No temporary folder can be written; uploads lie in shared memory.")
         try:
             yield folder

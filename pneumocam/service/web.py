@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse
 
 from pneumocam.service import page
 from pneumocam.service.api import check
-from pneumocam.service.doors import Doors
+from pneumocam.service.endpoints import Endpoints
 from pneumocam.service.errors import RequestError
 
 Images = Callable[[Request, str, int], Awaitable[list[tuple[str, bytes]]]]
@@ -51,18 +51,18 @@ class Static:
         return Response(self.data, headers=headers, media_type=self.media_type)
 
 
-def add_page(app: FastAPI, doors: Doors, images_of: Images) -> None:
+def add_page(app: FastAPI, endpoints: Endpoints, images_of: Images) -> None:
     """Add the page's routes.
 
     Args:
         app: gets them.
-        doors: what answers.
+        endpoints: what answers.
         images_of: reads multipart bodies.
     """
-    app.state.spool_bytes = doors.limits.image_bytes + 1
-    classifier, limits = doors.classifier, doors.limits
+    app.state.spool_bytes = endpoints.limits.image_bytes + 1
+    classifier, limits = endpoints.classifier, endpoints.limits
     static = _web_files()
-    facts = page.facts(classifier, doors.notice, limits.images, limits.image_bytes)
+    facts = page.facts(classifier, endpoints.notice, limits.images, limits.image_bytes)
     facts["examples"] = []
     for example, thumbnail in page.examples(classifier):
         static[f"/examples/{example['file']}"] = Static(page.example(example["file"]), "image/jpeg")
@@ -89,15 +89,15 @@ def add_page(app: FastAPI, doors: Doors, images_of: Images) -> None:
     @router.post("/page/predict")
     async def predict(request: Request) -> dict[str, Any]:
         data, name = await _image(request)
-        async with doors.engine.admitted():
-            return await doors.engine.run(page.row, data, name)
+        async with endpoints.engine.admitted():
+            return await endpoints.engine.run(page.row, data, name)
 
     @router.get("/page/example/{file}")
     async def example_row(request: Request, file: str) -> Response:
         if file not in rows:
             truth = page.truth(file)
-            async with doors.engine.admitted():
-                row = await doors.engine.run(page.row, page.example(file), file)
+            async with endpoints.engine.admitted():
+                row = await endpoints.engine.run(page.row, page.example(file), file)
             rows[file] = Static(JSONResponse(row | {"truth": truth}).body, "application/json")
         return rows[file].response(request)
 
@@ -105,8 +105,8 @@ def add_page(app: FastAPI, doors: Doors, images_of: Images) -> None:
     async def report(request: Request, options: Annotated[page.ReportOptions, Query()]) -> Response:
         check(options, classifier)
         data, name = await _image(request)
-        async with doors.engine.admitted():
-            document = await doors.engine.run(page.report_file, data, options)
+        async with endpoints.engine.admitted():
+            document = await endpoints.engine.run(page.report_file, data, options)
         media_type = "application/pdf" if options.format == "pdf" else "image/png"
         return _download(document, f"{page.safe_name(name)}.{options.format}", media_type)
 
@@ -114,8 +114,8 @@ def add_page(app: FastAPI, doors: Doors, images_of: Images) -> None:
     async def archive(request: Request, options: Annotated[page.Drawing, Query()]) -> Response:
         check(options, classifier)
         images = await images_of(request, "images", limits.images)
-        async with doors.engine.admitted():
-            work = (doors.engine.run(page.entry, data, name, options) for name, data in images)
+        async with endpoints.engine.admitted():
+            work = (endpoints.engine.run(page.entry, data, name, options) for name, data in images)
             entries = await asyncio.gather(*work)
         return _download(await asyncio.to_thread(page.archive, entries), "pneumocam.zip", "application/zip")
 

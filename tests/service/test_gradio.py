@@ -1,4 +1,4 @@
-"""Gradio's door of the running app, as `gradio_client` and any HTTP client see it."""
+"""Gradio's endpoints of the running app, as `gradio_client` and any HTTP client see it."""
 
 import json
 import re

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from pneumocam import Classifier, RadiographError, load_radiograph, predict, predict_many, targets
 from pneumocam.predict import describe
 from pneumocam.service.api import PredictAnswer
-from pneumocam.service.doors import Doors
+from pneumocam.service.endpoints import Endpoints
 from pneumocam.service.engine import Engine
 from pneumocam.service.guard import Guard
 from pneumocam.service.http import application
@@ -34,15 +34,15 @@ def engine(bundled: Classifier) -> Engine:
     return Engine(bundled)
 
 
-def door(engine: Engine, limits: Limits = LIMITS) -> TestClient:
-    """A client of the HTTP door, behind its guard."""
-    own = application(Doors(engine, notice="A notice."))
+def http_client(engine: Engine, limits: Limits = LIMITS) -> TestClient:
+    """A client of the HTTP routes, behind the guard."""
+    own = application(Endpoints(engine, notice="A notice."))
     return TestClient(Guard(own, own, limits), base_url="http://127.0.0.1")
 
 
 @pytest.fixture(scope="module")
 def client(engine: Engine) -> Iterator[TestClient]:
-    with door(engine) as client:
+    with http_client(engine) as client:
         yield client
 
 
@@ -242,13 +242,13 @@ def test_an_archive_has_the_table_and_each_prediction_and_overlay(client: TestCl
 
 def test_too_many_bytes_are_refused_before_they_are_read(engine: Engine) -> None:
     small = replace(LIMITS, image_bytes=100_000)
-    with door(engine, small) as client:
+    with http_client(engine, small) as client:
         answer = client.post("/api/predict", content=bytes(400_000))
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
 
 
 def test_an_address_that_sends_too_often_has_to_wait(engine: Engine) -> None:
-    own = application(Doors(engine))
+    own = application(Endpoints(engine))
     guard = Guard(own, own, replace(LIMITS, rate="2/minute"))
     public, local = (TestClient(guard, client=(address, 1)) for address in ("8.8.8.8", "10.0.0.1"))
     codes = [public.post("/api/predict", content=LETTER).status_code for _ in range(3)]

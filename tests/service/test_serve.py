@@ -89,7 +89,7 @@ def mounting(*commands: str) -> tuple[str, ...]:
 
 
 def test_a_read_only_disk_is_survived(tmp_path: Path, bundled: Classifier) -> None:
-    """Where nothing but shared memory can be written, uploads lie there, and other doors need no disk."""
+    """Where nothing but shared memory can be written, uploads lie there, and plain HTTP needs no disk."""
     prefix = mounting("mount -o remount,bind,ro /", "mount -t tmpfs -o size=1m tmpfs /dev/shm")
     with running_app(tmp_path, *prefix, GRADIO_TEMP_DIR="") as app:
         answer = httpx.post(f"{app.url}/api/predict", content=IMAGE, timeout=60).json()

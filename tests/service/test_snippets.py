@@ -19,9 +19,10 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 from PIL import Image
 
-from api.endpoints import ERRORS
-from pneumocam import Classifier, predict
+from pneumocam import Classifier, RadiographError, predict
 from pneumocam.cli import main
+from pneumocam.service.errors import CODES
+from pneumocam.service.tools import TOOLS
 from tests.conftest import EXAMPLES, App
 from tests.hub import Hub, serve
 from tests.service.test_handler import dicom
@@ -46,7 +47,7 @@ API = (ROOT / "docs" / "api.md").read_text()
 [LIBRARY] = snippets("docs/api.md", "Python package", "python")
 PYTHON, MANY = snippets("docs/api.md", "Python client", "python", "python")
 [JAVASCRIPT] = snippets("docs/api.md", "JavaScript client", "js")
-[CURL] = snippets("docs/api.md", "curl", "bash")
+CURL, CURL_FILE, CURL_MANY, FETCH = snippets("docs/api.md", "HTTP", "bash", "bash", "bash", "js")
 [MCP] = snippets("docs/api.md", "MCP", "json")
 TIMM, PNEUMOCAM = snippets("docs/api.md", "The weights", "python", "python")
 GUIDE, _ = snippets("docs/deploying.md", "Your own weights, Space and endpoint in ten minutes", "bash", "bash")
@@ -153,14 +154,16 @@ def test_mcp_settings(app: App) -> None:
             await session.initialize()
             return [tool.name for tool in (await session.list_tools()).tools]
 
-    section = API.split("## Endpoints")[1].split("\n## ")[0]
-    assert asyncio.run(tools()) == re.findall(r"^\| `/\w+` \| `(\w+)` \|", section, re.MULTILINE)
-    assert len(re.findall(r"^\| `/\w+` \|", section, re.MULTILINE)) == 4
+    documented = re.findall(r"^\| `(?:GET|POST) /[\w/]+` \| `/\w+` \| `(\w+)` \|", API, re.MULTILINE)
+    assert asyncio.run(tools()) == documented == list(TOOLS)
 
 
 def test_every_code_of_an_error_is_told() -> None:
-    section = API.split("| code | what is wrong |")[1].split("\n## ")[0]
-    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == set(ERRORS)
+    image, request = API.split("## Errors")[1].split("| code |")[1:]
+    images = {kind.code for kind in RadiographError.__subclasses__() if kind.__module__.startswith("pneumocam")}
+    assert set(re.findall(r"^\| `(\w+)` \|", image, re.MULTILINE)) == images
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (.+) \|$", request.split("\n## ")[0], re.MULTILINE)
+    assert {code: (int(status), text) for code, status, text in rows} == CODES
 
 
 def test_javascript_client(app: App, desk: Path, bundled: Classifier) -> None:
@@ -175,8 +178,23 @@ def test_javascript_client(app: App, desk: Path, bundled: Classifier) -> None:
 
 
 def test_curl(app: App, desk: Path, bundled: Classifier) -> None:
-    printed = output(["bash", "-c", here(CURL, "http://127.0.0.1:7860", app.url)], desk)
+    printed, _, many = (
+        output(["bash", "-c", here(code, "http://127.0.0.1:7860", app.url)], desk)
+        for code in (CURL, CURL_FILE, CURL_MANY)
+    )
     check_answer(printed, bundled)
+    check_overlay(desk / "overlay.png", bundled)
+    first, second = json.loads(many)["predictions"]
+    assert first == predict(bundled.at("screening"), FILM).to_dict()
+    assert (second["status"], second["reason"]["code"]) == ("rejected", "not_an_image")
+
+
+def test_fetch_in_javascript(app: App, desk: Path, bundled: Classifier) -> None:
+    node = shutil.which("node")
+    if not node:
+        pytest.skip("Node.js is missing")
+    code = here(FETCH, "http://127.0.0.1:7860", app.url)
+    check_answer(output([node, "--input-type=module", "--eval", code], desk), bundled)
 
 
 def test_readme_calls_the_api(app: App, desk: Path, bundled: Classifier) -> None:

@@ -58,15 +58,13 @@ def bring(folder: Path, model: str = MODEL, **options: Any) -> str:
 def test_the_folder_has_what_the_page_needs_and_nothing_else(space_folder: Path, tmp_path: Path) -> None:
     staged = files(space_folder)
     assert {name.split("/")[0] for name in staged} == {
-        *("README.md", "LICENSE", "app.py", "view.py", "requirements.txt"),
-        *("api", "server", "web", "pneumocam", "model", "examples", "docs"),
+        *("README.md", "LICENSE", "app.py", "requirements.txt", "web", "pneumocam", "model", "examples", "docs"),
     }
     documents = [name for name in staged if name.startswith("docs/")]
-    # The pictures that the README shows, and what the API answers by.
-    assert documents == ["docs/prediction.schema.json", "docs/result.jpg"]
-    for folder in ("api", "server"):
-        assert {f"{folder}/{path.name}" for path in (ROOT / folder).glob("*.py")} <= staged.keys()
-    assert {f"web/{path.name}" for path in (ROOT / "web").iterdir()} <= staged.keys()
+    # The pictures that the README shows.
+    assert documents == ["docs/result.jpg"]
+    page = {path.relative_to(ROOT).as_posix() for path in (ROOT / "web").rglob("*") if path.is_file()}
+    assert page <= staged.keys()
     for name in set(staged) - {"README.md", "requirements.txt"}:
         assert staged[name].read_bytes() == (ROOT / name).read_bytes()
     for folder in ("model", "examples"):
