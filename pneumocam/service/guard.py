@@ -146,8 +146,9 @@ class _Exchange:
                 if self.path in self.guard.body_bytes or self.name in ("join", "call"):
                     self.guard.check_rate(address)
                 await self._forward()
-        except (ClientDisconnect, asyncio.CancelledError):
+        except asyncio.CancelledError:
             self.status = 499
+            raise
         except Exception as error:
             await self._refuse(self.ended or error)
         finally:

@@ -116,9 +116,9 @@ def test_a_batch_answers_in_order_and_a_bad_film_spoils_none(endpoint: EndpointH
     [
         (encoded(FILM.read_bytes()[:20_000]), "damaged_image", "truncated"),
         (encoded(b""), "not_an_image", "empty"),
-        ("https://example.com/film.png", "not_an_image", "no base64.*not its address"),
-        (str(FILM), "not_an_image", "no base64"),
-        ("Röntgen", "not_an_image", "no base64"),
+        ("https://example.com/film.png", "not_an_image", "not base64.*not its address"),
+        (str(FILM), "not_an_image", "not base64"),
+        ("Röntgen", "not_an_image", "not base64"),
         (None, "not_an_image", "NoneType"),
         ({"url": "https://example.com/film.png"}, "not_an_image", "dict"),
     ],
@@ -132,13 +132,13 @@ def test_a_film_that_cannot_be_used_is_said(endpoint: EndpointHandler, inputs: A
 @pytest.mark.parametrize(
     ("inputs", "parameters", "message"),
     [
-        ([], {}, "inputs has 0 films; expected 1 to 32"),
-        ([""] * 33, {}, "inputs has 33 films; expected 1 to 32"),
-        ("", {"targets": "VIRAL"}, "parameters is {'targets': 'VIRAL'}; expected an object with target, overlay"),
-        ("", ["VIRAL"], "parameters is \\['VIRAL'\\]"),
-        ("", {"target": "LUNG"}, "target is 'LUNG'; this model explains NORMAL, BACTERIAL, VIRAL, PNEUMONIA"),
-        ("", {"target": ["VIRAL"]}, "target is \\['VIRAL'\\]"),
-        ("", {"overlay": "yes"}, "overlay is 'yes'; expected true or false"),
+        ([], {}, "0 images came; expected 1 to 32"),
+        ([""] * 33, {}, "33 images came; expected 1 to 32"),
+        ("", {"targets": "VIRAL"}, "targets: "),
+        ("", ["VIRAL"], "parameters is not an object"),
+        ("", {"target": "LUNG"}, "target is 'LUNG'; expected one of NORMAL, BACTERIAL, VIRAL, PNEUMONIA"),
+        ("", {"target": ["VIRAL"]}, "target: "),
+        ("", {"overlay": "gif"}, "overlay"),
     ],
 )
 def test_a_request_that_is_not_understood_is_said(
