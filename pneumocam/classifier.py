@@ -64,6 +64,15 @@ class Classifier:
     metrics: Mapping[str, Any] | None
     prior: Mapping[str, float] | None = None
 
+    def __repr__(self) -> str:
+        labels = ", ".join(self.label_names)
+        return f"Classifier({self.id}, {self.revision}, {labels}, operating point {self.operating_point.name})"
+
+    def _repr_html_(self) -> str:
+        from pneumocam.notebook import classifier_html
+
+        return classifier_html(self)
+
     @classmethod
     def from_pretrained(cls, source: str | None = None, *, operating_point: str | None = None) -> "Classifier":
         """Load a model.

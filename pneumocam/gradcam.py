@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pneumocam.classifier import Classifier
+from pneumocam.image import Radiograph
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,12 +24,22 @@ class Saliency:
         box: left, top, right, bottom of what the map covers, in pixels of the upload; it may reach beyond its edges
             where the preprocessing pads, or stay inside them where it crops.
         size: width and height of the upload in pixels.
+        radiograph: the upload, if it is known.
     """
 
     cam: np.ndarray
     target: str
     box: tuple[float, float, float, float]
     size: tuple[int, int]
+    radiograph: Radiograph | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        return f"Saliency({self.target}, {self.cam.shape[0]} x {self.cam.shape[1]} cells, peak {self.cam.max():.3g})"
+
+    def _repr_html_(self) -> str:
+        from pneumocam.notebook import saliency_html
+
+        return saliency_html(self)
 
     @property
     def is_empty(self) -> bool:

@@ -55,6 +55,16 @@ class Prediction:
     _radiograph: Radiograph | None = field(default=None, repr=False)
     _features: Tensor | None = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        shares = ", ".join(f"{name} {p:.1%}" for name, p in self.probabilities.items())
+        reason = self.reason.code if self.reason else ""
+        return f"Prediction({', '.join(filter(None, [self.status, self.label, shares, reason]))})"
+
+    def _repr_html_(self) -> str:
+        from pneumocam.notebook import prediction_html
+
+        return prediction_html(self)
+
     @property
     def classifier(self) -> Classifier:
         """What gave this answer."""
@@ -103,7 +113,7 @@ class Prediction:
         name = self.label if target is None else target
         cam = grad_cam(self._classifier, self._features[None], [name])[0]  # (h, w)
         size = self._radiograph.width, self._radiograph.height
-        return Saliency(cam, name, input_box(self._classifier.preprocessing, *size), size)
+        return Saliency(cam, name, input_box(self._classifier.preprocessing, *size), size, self._radiograph)
 
     def overlay(self, target: str | None = None, *, opacity: float = 0.6, colour_map: str = COLOUR_MAP) -> Image.Image:
         """The upload with the map of `explain(target)` over it, labelled; see `saliency.draw_overlay`."""

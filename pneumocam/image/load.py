@@ -61,6 +61,15 @@ class Radiograph:
     source_format: str
     steps: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        steps = f", {len(self.steps)} steps" if self.steps else ""
+        return f"Radiograph({self.source_format}, {self.width} x {self.height} pixels{steps})"
+
+    def _repr_html_(self) -> str:
+        from pneumocam.notebook import radiograph_html
+
+        return radiograph_html(self)
+
     @property
     def width(self) -> int:
         return int(self.pixels.shape[1])
