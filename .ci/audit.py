@@ -1,55 +1,60 @@
-"""Look the pinned packages up among the known vulnerabilities: `make audit`.
+"""Look for known vulnerabilities of the pinned packages: `make audit`.
 
-Fails if one is known. Where the data cannot be had, it says so and does not fail: that is no news about the packages.
+Exits with 1 if one is known. Where no vulnerability database can be reached, it says so and exits with 0.
 """
 
-import argparse
 import json
 import subprocess
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
 
 
-def look_up(requirements: str, service: list[str]) -> list[dict[str, Any]]:
-    """What one service of pip-audit says of each package, and nothing if it cannot be reached."""
-    options = ["--requirement", requirements, "--no-deps", "--disable-pip", "--format=json", "--progress-spinner=off"]
+def look_up(requirements: Path, service: list[str]) -> list[dict[str, Any]]:
+    """pip-audit's result for each package from one database; empty if that cannot be reached."""
+    options = ["--no-deps", "--disable-pip", "--format=json", "--progress-spinner=off", f"--requirement={requirements}"]
     command = [sys.executable, "-m", "pip_audit", *options, *service]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - nothing of it is foreign
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - no foreign input
     if done.returncode not in (0, 1):
-        sys.exit(f"pip-audit cannot be run as expected here:\n{done.stderr}")
+        sys.exit(f"pip-audit failed:\n{done.stderr}")
     try:
         return list(json.loads(done.stdout)["dependencies"])
     except ValueError:
         return []
 
 
-def main() -> int:
-    """Return 1 if a vulnerability is known."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("requirements", nargs="+", help="files with pinned requirements")
-    parser.add_argument("--osv-url", help="another service than those of pip-audit, which speaks OSV's protocol")
-    options = parser.parse_args()
-    osv = ["--vulnerability-service=osv"]
-    services = [[*osv, f"--osv-url={options.osv_url}"]] if options.osv_url else [[], osv]
-    found = False
-    for requirements in options.requirements:
-        for service in services:
-            answers = look_up(requirements, service)
-            known = [package for package in answers if "skip_reason" not in package]
-            if known:
-                break
-        else:
-            print(f"{requirements}: NOT AUDITED. The data on vulnerabilities could not be reached from here.")
-            continue
-        flaws = [(package, flaw) for package in known for flaw in package["vulns"]]
-        for package, flaw in flaws:
-            mended = ", ".join(flaw["fix_versions"]) or "no version yet"
-            print(f"{requirements}: {package['name']} {package['version']} has {flaw['id']}; mended in {mended}.")
-        skipped = len(answers) - len(known)
-        print(f"{requirements}: {len(flaws)} known vulnerabilities in {len(known)} packages, {skipped} not audited.")
-        found = found or bool(flaws)
-    return int(found)
+def audit(requirements: Path, osv_url: str | None) -> bool:
+    """Print what is known of a file's packages; true if a package has a known vulnerability."""
+    osv = "--vulnerability-service=osv"
+    services = [[osv, f"--osv-url={osv_url}"]] if osv_url else [[], [osv]]
+    for service in services:
+        packages = look_up(requirements, service)
+        if audited := [package for package in packages if "skip_reason" not in package]:
+            break
+    else:
+        print(f"{requirements}: NOT AUDITED. No vulnerability database can be reached from here.")
+        return False
+    flaws = [(package, flaw) for package in audited for flaw in package["vulns"]]
+    for package, flaw in flaws:
+        fixed = ", ".join(flaw["fix_versions"]) or "no version yet"
+        print(f"{requirements}: {package['name']} {package['version']} has {flaw['id']}; fixed in {fixed}.")
+    skipped = len(packages) - len(audited)
+    print(f"{requirements}: {len(flaws)} known vulnerabilities in {len(audited)} packages, {skipped} not audited.")
+    return bool(flaws)
+
+
+def main(requirements: Annotated[list[Path], tyro.conf.Positional], osv_url: str | None = None) -> int:
+    """Look for known vulnerabilities.
+
+    Args:
+        requirements: files with pinned requirements.
+        osv_url: a database that speaks OSV's protocol, instead of those of pip-audit.
+    """
+    flawed = [audit(file, osv_url) for file in requirements]
+    return int(any(flawed))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(tyro.cli(main))

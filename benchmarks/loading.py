@@ -9,15 +9,15 @@ against shortcuts.
 
 import json
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import tyro
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -36,7 +36,7 @@ def forever(loader: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, T
         yield from loader
 
 
-def main(roots: list[Path]) -> None:
+def main(roots: Annotated[list[Path], tyro.conf.Positional]) -> None:
     config = Config(init="scratch")
     manifest = build_manifest(roots)
     network, preprocessing = create_model(config, len(manifest.label_names))
@@ -89,4 +89,4 @@ def main(roots: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    main([Path(root) for root in sys.argv[1:]])
+    tyro.cli(main, description=__doc__)

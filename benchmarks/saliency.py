@@ -1,11 +1,10 @@
-"""What an answer with its map costs, beside a bare forward pass and beside plain Captum on the whole network.
+"""Time of a prediction with its saliency map, compared with a bare forward pass and with Captum on the whole network.
 
     make bench            # or: python benchmarks/saliency.py --repeats 100
 
-All four run in turn on the same radiograph in one process, so the ratios hold whatever else the machine is doing.
+All contenders run in turn on the same radiograph in one process, so their ratios hold on a busy machine too.
 """
 
-import argparse
 import json
 import statistics
 import time
@@ -13,11 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import tyro
 from captum.attr import LayerGradCam
 
 from pneumocam import Classifier, load_radiograph, predict
 from pneumocam.gradcam import grad_cam
 
+RESULT = Path(__file__).with_suffix(".json")
 EXAMPLE = sorted((Path(__file__).parents[1] / "examples").glob("*bacteria*.jpeg"))[0]
 
 
@@ -35,7 +36,7 @@ def measure(classifier: Classifier, repeats: int) -> dict[str, dict[str, float]]
         grad_cam(classifier, classifier.features(batch), ["NORMAL"])
 
     def plain_captum() -> None:
-        # EfficientNet's forward_features ends in bn2; hooks on the shared network, a second pass, a full backward.
+        # EfficientNet's forward_features ends in bn2. Captum passes the network again and runs a full backward.
         with torch.no_grad():
             network(batch)
         image = batch.clone().requires_grad_()
@@ -46,8 +47,8 @@ def measure(classifier: Classifier, repeats: int) -> dict[str, dict[str, float]]
 
     contenders: dict[str, Callable[[], None]] = {
         "bare forward": bare,
-        "answer and map, one pass (pneumocam)": one_pass,
-        "answer, then plain LayerGradCam": plain_captum,
+        "prediction and map, one pass (pneumocam)": one_pass,
+        "prediction, then Captum's LayerGradCam": plain_captum,
         "file to overlay, decoding and drawing included": upload_to_overlay,
     }
     times: dict[str, list[float]] = {name: [] for name in contenders}
@@ -64,19 +65,21 @@ def measure(classifier: Classifier, repeats: int) -> dict[str, dict[str, float]]
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=50)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
-    options = parser.parse_args()
+def main(repeats: int = 50, out: Path = RESULT) -> None:
+    """Measure and write the result.
+
+    Args:
+        repeats: runs of each contender.
+        out: the JSON file to write.
+    """
     result = {
         "threads": torch.get_num_threads(),
-        "repeats": options.repeats,
-        "median": measure(Classifier.from_pretrained(), options.repeats),
+        "repeats": repeats,
+        "median": measure(Classifier.from_pretrained(), repeats),
     }
-    options.out.write_text(json.dumps(result, indent=2) + "\n")
+    out.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)
