@@ -1,1 +1,1 @@
-"""Bring a bundle to the Hugging Face Hub: model repository, Space, static Space, endpoint."""
+"""Publish a bundle on the Hugging Face Hub: as a model repository, a Space and an Inference Endpoint."""

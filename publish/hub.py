@@ -1,4 +1,4 @@
-"""What publishing a model and publishing a Space have in common: signing in, one commit a folder, errors in words."""
+"""Shared by publish.model and publish.space: sign in, upload a folder in one commit, turn failures into sentences."""
 
 import shutil
 import tomllib
@@ -10,59 +10,59 @@ from typing import Literal
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 
 ROOT = Path(__file__).parents[1]
-FILMS = sorted((ROOT / "examples").glob("*.jpeg"))
-TOLERANCE = 1e-4  # of a probability: what the rounding of other processors may do, and no other weights
+EXAMPLES = sorted((ROOT / "examples").glob("*.jpeg"))
+TOLERANCE = 1e-4  # of a probability: more than another processor's rounding, less than other weights cause
 TOKENS = "https://huggingface.co/settings/tokens"
 
 Kind = Literal["model", "space"]
 
 
 class PublishError(RuntimeError):
-    """Something cannot be published; the message says what came, what was expected and what to do."""
+    """A bundle or Space cannot be published; the message says what came, what was expected and what to do."""
 
 
 def say(step: str) -> None:
-    """Report progress, at once also where the output goes into a file."""
+    """Print progress without delay, also where the output goes into a file."""
     print(step, flush=True)
 
 
 @contextmanager
 def attempt(step: str, after: str) -> Iterator[None]:
-    """Turn whatever the Hub does into a PublishError: what was tried, what came of it, how things stand `after`."""
+    """Turn a failure of the Hub into a PublishError that names the step, the error and the state `after` it."""
     try:
         yield
-    except Exception as error:  # the Hub's client lets out whatever its HTTP library raises
+    except Exception as error:  # the Hub's client also raises the errors of its HTTP library
         raise PublishError(f"{step} failed: {error} {after}") from error
 
 
 def sign_in(repo: str) -> HfApi:
-    """The Hub with the token of HF_TOKEN or of `hf auth login`.
+    """The Hub's client, with the token of HF_TOKEN or of `hf auth login`.
 
     Raises:
-        PublishError: there is none, the Hub does not know it, or it cannot write to this owner's repositories.
+        PublishError: there is no token, the Hub does not know it, or it cannot write to this owner's repositories.
     """
     token = get_token()
     if token is None:
         raise PublishError(
-            f"There is no Hub token. Make one that can write at {TOKENS}, then set HF_TOKEN or run `hf auth login`."
+            f"There is no Hub token. Create one that can write at {TOKENS}, then set HF_TOKEN or run `hf auth login`."
         )
     api = HfApi(token=token)
-    with attempt("Asking the Hub whose token this is", f"Check HF_TOKEN or run `hf auth login`; tokens: {TOKENS}."):
+    with attempt("Asking for the owner of the token", f"Check HF_TOKEN or run `hf auth login`; tokens: {TOKENS}."):
         me = api.whoami()
-    # Of a fine-grained token only the Hub knows what it may do: it refuses when the repository is asked for.
+    # The rights of a fine-grained token are not listed; with too few, opening the repository fails.
     if me.get("auth", {}).get("accessToken", {}).get("role") == "read":
-        raise PublishError(f"The token of {me['name']} can only read. Make one that can write at {TOKENS}.")
+        raise PublishError(f"The token of {me['name']} can only read. Create one that can write at {TOKENS}.")
     owners = [me["name"], *(organisation["name"] for organisation in me.get("orgs", ()))]
     if repo.split("/")[0] not in owners:
-        raise PublishError(f"{repo} is not for this token, whose owner can publish as {' or '.join(owners)} only.")
+        raise PublishError(f"The owner of {repo} is not the token's; this token publishes as {' or '.join(owners)}.")
     return api
 
 
 def make_empty(folder: Path) -> None:
-    """Make a folder, or take one with nothing in it.
+    """Create a folder, or accept one that is empty.
 
     Raises:
-        PublishError: there is something in it.
+        PublishError: the folder is not empty.
     """
     if folder.exists() and any(folder.iterdir()):
         raise PublishError(f"{folder} is not empty; expected a new or empty folder. Give another --out.")
@@ -82,24 +82,24 @@ def write_package(folder: Path) -> None:
 
 
 def files(folder: Path) -> dict[str, Path]:
-    """Every file below a folder, by the name that it has on the Hub."""
+    """Every file below a folder, by its name on the Hub."""
     return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def differing(api: HfApi, repo: str, commit: str, folder: Path, kind: Kind) -> list[str]:
-    """Names of the files in which a commit is not what the folder is."""
+    """Names of the files that differ between a commit and the folder."""
     found = api.verify_repo_checksums(repo, repo_type=kind, revision=commit, local_dir=folder)
     changed = [x["path"] for x in found.mismatches]
     return sorted({*changed, *found.extra_paths, *found.missing_paths} - {".gitattributes"})
 
 
 def upload(api: HfApi, repo: str, parent: str, folder: Path, there: set[str], kind: Kind) -> str:
-    """Make a repository hold what the folder holds, in one commit, which is returned.
+    """Make a repository equal to a folder in one commit, and return the commit.
 
-    The Hub refuses if there is a later commit than `parent`; the files `there` are those that it has.
+    The Hub refuses if there is a later commit than `parent`. `there` are the files of the repository.
     """
     here = files(folder)
-    # Not upload_folder, which may make several commits of it.
+    # upload_folder may split the upload into several commits.
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         *(CommitOperationAdd(name, path) for name, path in here.items()),
         *(CommitOperationDelete(name) for name in sorted(there - here.keys())),

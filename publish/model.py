@@ -1,11 +1,11 @@
-"""Publish on the Hugging Face Hub: a bundle as a model repository, and the page over a published model as a Space.
+"""Publish on the Hugging Face Hub: a bundle as a model repository, or the page with a published model as a Space.
 
-    python -m train.publish model --repo owner/name --dry-run                 # only write the folder, to look at it
+    python -m train.publish model --repo owner/name --dry-run                 # only write the folder
     python -m train.publish model --repo owner/name --revision v1.0           # signed in by HF_TOKEN or `hf auth login`
     python -m train.publish --space owner/page --model owner/name@v1.0        # the same with --dry-run
 
-A model is checked, uploaded, pulled back, compared, and tagged last. A Space is uploaded, awaited, and asked about one
-film. The same command again changes nothing, and goes on where an earlier one failed.
+A model is checked, uploaded, downloaded again, compared, then tagged. A Space is uploaded; once it runs, its prediction
+for one image is compared with the model's. A repeated command changes nothing, or continues where it failed.
 """
 
 import filecmp
@@ -27,7 +27,7 @@ from huggingface_hub import HfApi
 
 from pneumocam import BundleError, Classifier, load_radiograph, predict_many
 from publish.hub import (
-    FILMS,
+    EXAMPLES,
     ROOT,
     TOLERANCE,
     PublishError,
@@ -50,34 +50,34 @@ WRITTEN = ("README.md", "model.onnx", "predictions.json", "handler.py", "pneumoc
 
 @dataclass(frozen=True)
 class Config:
-    """What to publish, and where: a model by BUNDLE and --repo, or a Space by --space and --model."""
+    """A model (BUNDLE and --repo) or a Space (--space and --model) to publish."""
 
     bundle: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="BUNDLE")] = None
-    """Of a model: its bundle's folder with its metrics.json, as train.evaluate leaves it."""
+    """Model: the bundle's folder, with the metrics.json that train.evaluate writes."""
     repo: str | None = None
-    """Of a model: its repository, owner/name; made if there is none."""
+    """Model: its repository, owner/name; created if missing."""
     revision: str | None = None
-    """Of a model: the version to tag, such as v1.0; without it the upload stays untagged."""
+    """Model: the version to tag, such as v1.0; without it the upload stays untagged."""
     space: str | None = None
-    """The Space, owner/name; made if there is none."""
+    """Space: owner/name; created if missing."""
     model: str | None = None
-    """Of a Space: the published model that it serves, owner/name@revision."""
+    """Space: the published model to serve, owner/name@revision."""
     hardware: Literal["cpu-basic", "zero-a10g"] | None = None
-    """Of a Space that is made: what it runs on. zero-a10g is ZeroGPU, all that a free account may have."""
+    """Space that is created: its hardware. zero-a10g is ZeroGPU, the only choice of a free account."""
     private: bool = False
     """Make the repository or the Space private."""
     dry_run: bool = False
     """Only write the folder that would be uploaded; needs no token and no network."""
     out: Path = Path("runs/publish")
-    """Where --dry-run writes it: a new or empty folder."""
+    """Where --dry-run writes: a new or empty folder."""
 
 
 def run(config: Config) -> None:
     """Write the folder and, unless it is a dry run, publish it.
 
     Raises:
-        PublishError, BundleError: as in `stage`, `sign_in`, `publish` and `publish_space`; or the options are those of
-            neither a model nor a Space.
+        PublishError, BundleError: as in `stage`, `sign_in`, `publish` and `publish_space`; or the options name neither
+            a model nor a Space.
     """
     match config:
         case Config(bundle=Path() as bundle, repo=str() as repo, space=None, model=None, hardware=None):
@@ -99,7 +99,7 @@ def _run_model(config: Config, bundle: Path, repo: str) -> None:
         _check("--revision", config.revision, r"v\d[\w.-]*", "a version such as v1.0")
     if config.dry_run:
         stage(bundle, config.out, repo=repo)
-        say(f"{config.out} is what would be uploaded")
+        say(f"{config.out} has the files that would be uploaded")
         return
     api = sign_in(repo)
     with TemporaryDirectory() as folder:
@@ -112,7 +112,7 @@ def _run_space(config: Config, space: str, model: str) -> None:
     _check("--model", model, r"[\w.-]+/[\w.-]+@[\w.-]+", "owner/name@revision, such as owner/name@v1.0")
     if config.dry_run:
         stage_space(model, config.out)
-        say(f"{config.out} is what would be uploaded")
+        say(f"{config.out} has the files that would be uploaded")
         return
     api = sign_in(space)
     with TemporaryDirectory() as folder:
@@ -126,20 +126,20 @@ def _check(option: str, value: str, pattern: str, expected: str) -> None:
 
 
 def stage(bundle: Path, folder: Path, *, repo: str | None = None) -> None:
-    """Check a bundle and write the very folder that goes to the Hub.
+    """Check a bundle and write the folder that is uploaded to the Hub.
 
-    It holds the bundle's own files, the card filled in anew, `model.onnx`, `predictions.json` on the films of
-    examples/, what an Inference Endpoint runs (`handler.py`, `pneumocam/`, `requirements.txt`), and `SHA256SUMS` for
-    `sha256sum --check`. Written again on the same machine, every byte is the same.
+    It has the bundle's files, the rendered card, `model.onnx`, `predictions.json` for the images of examples/, files
+    of an Inference Endpoint (`handler.py`, `pneumocam/`, `requirements.txt`), and `SHA256SUMS` for `sha256sum --check`.
+    A second run on the same machine writes the same bytes.
 
     Args:
         bundle: the bundle's folder.
-        folder: a new or empty one.
-        repo: owner/name, for the card's lines that tell how to load it.
+        folder: a new or empty folder.
+        repo: owner/name, for the card's lines on loading the model.
 
     Raises:
         BundleError: the bundle does not load.
-        PublishError: a file in it has no business there, it was not measured, or its card lacks a number.
+        PublishError: it holds an unexpected file, was not measured, or its card lacks a number.
     """
     say(f"Checking {bundle} ...")
     classifier = Classifier.from_pretrained(f"local-dir:{bundle}")
@@ -148,7 +148,7 @@ def stage(bundle: Path, folder: Path, *, repo: str | None = None) -> None:
     if odd := [path.name for path in own if not path.is_file() or path.suffix not in COPIED]:
         raise PublishError(
             f"{bundle} holds {', '.join(odd)}; expected only files of {', '.join(COPIED)} and the card. Pickles are "
-            "never published; take away what does not belong there."
+            "never published; remove the other files."
         )
     make_empty(folder)
 
@@ -166,13 +166,13 @@ def stage(bundle: Path, folder: Path, *, repo: str | None = None) -> None:
 
 
 def publish(api: HfApi, folder: Path, repo: str, *, tag: str | None = None, private: bool = False) -> str:
-    """Bring a staged folder to the Hub in one commit, pull that into an empty cache, verify it, tag it.
+    """Upload a staged folder in one commit, download that into an empty cache, verify it, then tag it.
 
     Returns:
-        The commit. It is the one that is there already if that holds the same.
+        The commit; an existing one if it holds the same files.
 
     Raises:
-        PublishError: nothing was changed, or it is said what was. A tag is only ever on a commit that was verified.
+        PublishError: the message says what was changed, if anything. Only verified commits are tagged.
     """
     with attempt(f"Opening {repo}", "Nothing was uploaded; check that the token may write there."):
         api.create_repo(repo, private=private or None, exist_ok=True)
@@ -189,20 +189,20 @@ def publish(api: HfApi, folder: Path, repo: str, *, tag: str | None = None, priv
         )
     if changed and tag in tags:
         raise PublishError(
-            f"{tag} of {repo} is another model: commit {commit} differs in {', '.join(changed)}. A version that is "
-            "out does not change; give this one another --revision."
+            f"{tag} of {repo} is another model: commit {commit} differs in {', '.join(changed)}. A published version "
+            "does not change; give this one another --revision."
         )
 
     if changed:
         say(f"Uploading to {repo} ...")
-        with attempt("The upload", f"{repo} was not tagged. Run the same command again; it goes on from there."):
+        with attempt("The upload", f"{repo} was not tagged. Run the same command again; it continues from there."):
             commit = upload(api, repo, commit, folder, there, "model")
-    say(f"Pulling {repo} at {commit} and comparing ...")
+    say(f"Downloading {repo} at {commit} and comparing ...")
     _verify(api, repo, commit, folder)
     if tag and tag not in tags:
         with attempt(f"Tagging {commit}", "It is uploaded and verified. Run the same command again to tag it."):
             api.create_tag(repo, tag=tag, revision=commit)
-    say(f"{repo} holds this model: hf-hub:{repo}@{tag or commit}")
+    say(f"Published: hf-hub:{repo}@{tag or commit}")
     return commit
 
 
@@ -219,62 +219,62 @@ def _card(classifier: Classifier, bundle: Path, repo: str | None) -> str:
         card = render_card(classifier, dict(metrics), repo=repo)
     except (KeyError, TypeError, jinja2.UndefinedError) as error:
         raise PublishError(
-            f"The card of {bundle} cannot be filled in: {error} is missing or no number. {again}"
+            f"The card of {bundle} cannot be filled in: {error} is missing or not a number. {again}"
         ) from error
     for name, (found, expected) in both.items():
         if found != expected:
             raise PublishError(
-                f"{bundle / 'metrics.json'} is not of this model and its validation films: its {name} is {found}; "
-                f"expected {expected}. {again}"
+                f"{bundle / 'metrics.json'} does not belong to this model and its validation images: its {name} is "
+                f"{found}; expected {expected}. {again}"
             )
     return card
 
 
 def _check_onnx(classifier: Classifier, path: Path) -> None:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    for film in FILMS:
-        batch = classifier.transform(load_radiograph(film))[None]  # (1, C, H, W)
+    for image in EXAMPLES:
+        batch = classifier.transform(load_radiograph(image))[None]  # (1, C, H, W)
         with torch.no_grad():
             expected = classifier.head(classifier.features(batch)).numpy()  # (1, K)
         found = session.run(["logits"], {"image": batch.numpy()})[0]  # (1, K)
         if not np.allclose(found, expected, rtol=1e-3, atol=1e-3):
-            raise PublishError(f"ONNX Runtime gives {found} for {film.name}; expected PyTorch's {expected}.")
+            raise PublishError(f"ONNX Runtime computes {found} for {image.name}; expected PyTorch's {expected}.")
 
 
 def _predictions(classifier: Classifier) -> dict[str, Any]:
     return {
-        "films": "examples/ of the PneumoCAM repository; see its README.md for source and licence",
+        "images": "examples/ of the PneumoCAM repository; see its README.md for source and licence",
         "tolerance": TOLERANCE,
         "predictions": [
             {
-                "film": film.name,
-                "sha256": hashlib.sha256(film.read_bytes()).hexdigest(),
-                "status": answer.status,
-                "label": answer.label,
-                "probabilities": {name: round(p, 6) for name, p in answer.probabilities.items()},
+                "image": image.name,
+                "sha256": hashlib.sha256(image.read_bytes()).hexdigest(),
+                "status": prediction.status,
+                "label": prediction.label,
+                "probabilities": {name: round(p, 6) for name, p in prediction.probabilities.items()},
             }
-            for film, answer in zip(FILMS, predict_many(classifier, FILMS), strict=True)
+            for image, prediction in zip(EXAMPLES, predict_many(classifier, EXAMPLES), strict=True)
         ],
     }
 
 
 def _verify(api: HfApi, repo: str, commit: str, folder: Path) -> None:
-    """Pull a commit as anybody would, with nothing cached, and see that files and answers are those of the folder."""
-    after = "Nothing was tagged. Run the same command again; if that fails too, look at the commit on the Hub."
+    """Download a commit into an empty cache and compare its files and predictions with the folder's."""
+    after = "Nothing was tagged. Run the same command again; if it fails again, check the commit on the Hub."
     with TemporaryDirectory() as cache:
-        with attempt(f"Pulling {repo} at {commit}", after):
+        with attempt(f"Downloading {repo} at {commit}", after):
             pulled = Path(api.snapshot_download(repo, revision=commit, cache_dir=cache))
         _, different, missing = filecmp.cmpfiles(folder, pulled, files(folder), shallow=False)
         if different or missing:
             raise PublishError(
-                f"{repo} at {commit} gives back another {', '.join(different + missing)} than was uploaded. {after}"
+                f"{', '.join(different + missing)} of {repo} at {commit} differ from the uploaded files. {after}"
             )
-        answers = _predictions(Classifier.from_pretrained(f"local-dir:{pulled}"))["predictions"]
+        predictions = _predictions(Classifier.from_pretrained(f"local-dir:{pulled}"))["predictions"]
     stored = json.loads((folder / "predictions.json").read_text())["predictions"]
-    for answer, expected in zip(answers, stored, strict=True):
+    for found, expected in zip(predictions, stored, strict=True):
         for name, p in expected["probabilities"].items():
-            if abs(answer["probabilities"][name] - p) > TOLERANCE:
-                raise PublishError(f"The model pulled answers {answer}; expected {expected}. {after}")
+            if abs(found["probabilities"][name] - p) > TOLERANCE:
+                raise PublishError(f"The downloaded model predicts {found}; expected {expected}. {after}")
 
 
 def main() -> None:

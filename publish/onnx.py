@@ -1,4 +1,4 @@
-"""A Classifier's network as ONNX, for engines other than PyTorch."""
+"""Export a classifier's network to ONNX, for engines other than PyTorch."""
 
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ from pneumocam import Classifier
 def export_onnx(classifier: Classifier, path: Path) -> None:
     """Write the network in single precision as one ONNX file.
 
-    Its input is `image`, `(B, C, H, W)` float32 as `classifier.transform` gives it, B free. Its outputs are `features`,
-    `(B, D, h, w)`, which is what Grad-CAM needs, and `logits`, `(B, K)`, not yet divided by the temperature.
+    The input is `image`, `(B, C, H, W)` float32 from `classifier.transform`, for any B. The outputs are `features`,
+    `(B, D, h, w)`, for Grad-CAM, and `logits`, `(B, K)`, not divided by the temperature.
     """
-    # Two films: an axis of length one is taken for a constant.
+    # A batch of two: the exporter takes an axis of length one for a constant.
     batch = torch.zeros(2, *classifier.preprocessing["input_size"])  # (2, C, H, W)
     program = torch.onnx.export(
         _FeaturesAndLogits(classifier.network).eval(),
@@ -29,7 +29,7 @@ def export_onnx(classifier: Classifier, path: Path) -> None:
     )
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program.")
-    # The exporter notes the stack of every operation, with this computer's paths.
+    # The exporter writes a stack trace with this computer's paths into every operation.
     ClearMetadataAndDocStringPass()(program.model)
     program.save(path)
 

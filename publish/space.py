@@ -1,4 +1,4 @@
-"""The page as a Hugging Face Space: write its folder, bring it there, wait until it runs, ask it about one film."""
+"""Publish the page as a Hugging Face Space: write its folder, upload it, wait until it runs, compare one prediction."""
 
 import re
 import shutil
@@ -10,7 +10,7 @@ from huggingface_hub import HfApi, SpaceCard, SpaceHardware, SpaceStage
 
 from pneumocam import Classifier, predict
 from publish.hub import (
-    FILMS,
+    EXAMPLES,
     ROOT,
     TOLERANCE,
     PublishError,
@@ -29,8 +29,8 @@ COPIED = (
 )
 REPOSITORY = "https://github.com/pneumocam/pneumocam"
 VARIABLE = "PNEUMOCAM_MODEL"
-TIMEOUT = 1800.0  # seconds: installing PyTorch takes a Space minutes, and it may have to queue
-GOES_ON = (
+TIMEOUT = 1800.0  # seconds: a Space needs minutes to install PyTorch, and may wait for a machine
+STARTING_OR_RUNNING = (
     SpaceStage.BUILDING,
     SpaceStage.RUNNING_BUILDING,
     SpaceStage.APP_STARTING,
@@ -40,14 +40,14 @@ GOES_ON = (
 
 
 def stage_space(model: str, folder: Path) -> None:
-    """Write the very folder that goes to the Space: the page, the package, the bundled model and the examples.
+    """Write the folder that is uploaded to the Space: the page, the package, the bundled model and the examples.
 
     Args:
-        model: `owner/name@revision`; its name comes into the front matter, which is README.md's otherwise.
-        folder: a new or empty one.
+        model: `owner/name@revision`; its name is added to the front matter of README.md.
+        folder: a new or empty folder.
 
     Raises:
-        PublishError: there is something in the folder.
+        PublishError: the folder is not empty.
     """
     make_empty(folder)
     say(f"Writing {folder} ...")
@@ -75,24 +75,24 @@ def publish_space(
     timeout: float = TIMEOUT,
     pause: float = 5.0,
 ) -> str:
-    """Bring a staged folder to a Space in one commit, let it serve a model, and see that it answers as that model does.
+    """Upload a staged folder to a Space in one commit, wait until it serves the model, and compare one prediction.
 
     Args:
-        api: as from `sign_in`.
-        folder: as `stage_space` writes it.
-        space: the Space, owner/name; made if there is none.
+        api: from `sign_in`.
+        folder: from `stage_space`.
+        space: the Space, owner/name; created if missing.
         model: `owner/name@revision` of a published model.
         private: make the Space private; its visitors then need a token.
-        hardware: what a Space that is made runs on; by default what the Hub gives.
-        timeout: seconds to wait until it runs.
-        pause: seconds from one look at it to the next.
+        hardware: of a Space that is created; by default the Hub decides.
+        timeout: seconds to wait until the Space runs.
+        pause: seconds between two checks of its stage.
 
     Returns:
-        The Space's commit. It is the one that is there already if that holds the same.
+        The Space's commit; an existing one if it holds the same files.
 
     Raises:
-        BundleError: the model cannot be had; nothing was changed.
-        PublishError: what failed, and how things stand. The same call goes on from there.
+        BundleError: the model cannot be loaded; nothing was changed.
+        PublishError: the message says what failed and what was changed. The same call continues from there.
     """
     say(f"Fetching {model} ...")
     source = f"hf-hub:{model}"
@@ -117,59 +117,59 @@ def publish_space(
             f"{space} holds {', '.join(sorted(there))}; expected PneumoCAM's page or nothing. Give another --space."
         )
 
-    with attempt(f"Updating {space}", "Run the same command again; it goes on from there."):
+    with attempt(f"Updating {space}", "Run the same command again; it continues from there."):
         served = variable is not None and variable.value == source
         if not served:
-            api.add_space_variable(space, VARIABLE, source)  # first, so that what is built next starts with it
+            api.add_space_variable(space, VARIABLE, source)  # before the upload, so that the next build starts with it
         if changed:
             say(f"Uploading to {space} ...")
             commit = upload(api, space, commit, folder, there, "space")
-        elif not served or api.get_space_runtime(space).stage not in GOES_ON:
+        elif not served or api.get_space_runtime(space).stage not in STARTING_OR_RUNNING:
             api.restart_space(space)
     _wait(api, space, commit, timeout, pause)
-    _ask(api, space, classifier)
+    _compare(api, space, classifier)
     say(f"{api.endpoint}/spaces/{space} serves {source}")
     return commit
 
 
 def _wait(api: HfApi, space: str, commit: str, timeout: float, pause: float) -> None:
-    """Until the Space runs that commit."""
+    """Wait until the Space runs that commit."""
     logs = f"Logs: {api.endpoint}/spaces/{space}?logs=build, or `hf spaces logs {space}`, with --build of the build."
     say(f"Waiting until {space} runs. {logs}")
     start, shown = time.monotonic(), ""
     while True:
         time.sleep(pause)
-        with attempt(f"Asking how {space} is", "It is uploaded. Run the same command again."):
+        with attempt(f"Asking for the stage of {space}", "It is uploaded. Run the same command again."):
             runtime = api.get_space_runtime(space)
         seconds, stage = time.monotonic() - start, str(runtime.stage)
         if stage != shown:
             say(f"{seconds:4.0f} s  {stage}")
             shown = stage
-        # What was there before runs on while the new commit is built.
+        # The old commit keeps running while the new one is built.
         if stage == SpaceStage.RUNNING and runtime.raw.get("sha") in (None, commit):
             return
-        if stage not in GOES_ON:
-            reason = runtime.raw.get("errorMessage") or "It does not run and will not by itself."
-            raise PublishError(f"{space} came to {stage}; expected RUNNING. {reason} {logs}")
+        if stage not in STARTING_OR_RUNNING:
+            reason = runtime.raw.get("errorMessage") or "It does not run and will not start by itself."
+            raise PublishError(f"{space} is {stage}; expected RUNNING. {reason} {logs}")
         if seconds > timeout:
-            raise PublishError(f"{space} is at {stage} after {timeout:g} s; expected RUNNING. {logs}")
+            raise PublishError(f"{space} is {stage} after {timeout:g} s; expected RUNNING. {logs}")
 
 
-def _ask(api: HfApi, space: str, classifier: Classifier) -> None:
-    """Call the Space's endpoint about one film; it must answer as the model does here."""
-    say(f"Asking {space} about {FILMS[0].name} ...")
-    expected = predict(classifier, FILMS[0]).to_dict()
-    with attempt(f"Calling {space}", "It runs all the same; look at it in a browser, or run the same command again."):
+def _compare(api: HfApi, space: str, classifier: Classifier) -> None:
+    """Check that the Space's prediction for one image is the model's."""
+    say(f"Sending {EXAMPLES[0].name} to {space} ...")
+    expected = predict(classifier, EXAMPLES[0]).to_dict()
+    with attempt(f"Calling {space}", "It runs nevertheless; open it in a browser, or run the same command again."):
         info = api.space_info(space)
-        token = api.token if info.private else False  # the app itself has no use for it
+        token = api.token if info.private else False  # the app itself needs no token
         client = Client(str(info.host), token=token, download_files=False, analytics_enabled=False, verbose=False)
-        job = client.submit(image=handle_file(FILMS[0]), api_name="/predict")
-        _, _, answer = job.result(timeout=300)
+        job = client.submit(image=handle_file(EXAMPLES[0]), api_name="/predict")
+        _, _, found = job.result(timeout=300)
         client.close()
-    if answer["model"] != expected["model"]:
+    if found["model"] != expected["model"]:
         raise PublishError(
-            f"{space} answers as {answer['model']}; expected {expected['model']}. The page says why it could not have "
-            "it; a private model needs a secret HF_TOKEN in the Space's settings."
+            f"{space} serves {found['model']}; expected {expected['model']}. The page says why; a private model "
+            "needs a secret HF_TOKEN in the Space's settings."
         )
-    if any(abs(answer["probabilities"][name] - p) > TOLERANCE for name, p in expected["probabilities"].items()):
-        raise PublishError(f"{space} answers {answer['probabilities']}; expected {expected['probabilities']}.")
+    if any(abs(found["probabilities"][name] - p) > TOLERANCE for name, p in expected["probabilities"].items()):
+        raise PublishError(f"{space} predicts {found['probabilities']}; expected {expected['probabilities']}.")

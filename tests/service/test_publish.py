@@ -1,4 +1,4 @@
-"""What is published is what was checked, can be pulled and used by anybody, and a failure leaves nothing misleading."""
+"""A published model is the checked one, loads for everybody, and a failed upload leaves nothing misleading."""
 
 import json
 import os
@@ -97,7 +97,7 @@ def test_the_bundled_model_can_be_published_and_its_onnx_answers_the_same(
 ) -> None:
     session = onnxruntime.InferenceSession(staged_bundled / "model.onnx", providers=["CPUExecutionProvider"])
     stored = json.loads((staged_bundled / "predictions.json").read_text())["predictions"]
-    assert [x["film"] for x in stored] == [film.name for film in EXAMPLES]
+    assert [x["image"] for x in stored] == [image.name for image in EXAMPLES]
 
     batch = torch.stack([bundled.transform(load_radiograph(film)) for film in EXAMPLES])  # (16, C, H, W)
     for films in (batch, batch[:1], batch[3:8]):
@@ -118,15 +118,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no metrics": (lambda b: (b / "metrics.json").unlink(), "metrics.json is missing.*python -m train.evaluate"),
     "other weights": (
         lambda b: edit(b / "metrics.json", lambda m: m["model"].update(revision="sha256:0")),
-        "metrics.json is not of this model .* its revision is sha256:0; expected sha256:",
+        "metrics.json does not belong to this model .* its revision is sha256:0; expected sha256:",
     ),
     "other films": (
         lambda b: edit(b / "metrics.json", lambda m: m.update(manifest_sha256="0")),
-        "is not of this model and its validation films: its manifest is 0; expected",
+        "does not belong to this model and its validation images: its manifest is 0; expected",
     ),
     "another threshold": (
         lambda b: edit(b / "metrics.json", lambda m: m["binary"].update(threshold=0.25)),
-        "is not of this model .* its threshold is 0.25; expected 0.5",
+        "does not belong to this model .* its threshold is 0.25; expected 0.5",
     ),
     "a number less": (
         lambda b: edit(b / "metrics.json", lambda m: m["binary"].pop("sensitivity")),
@@ -293,10 +293,10 @@ def test_a_version_that_is_out_does_not_change(folder: Path, hub: Hub) -> None:
 @pytest.mark.parametrize(
     ("token", "repo", "message"),
     [
-        ("", REPO, "There is no Hub token. Make one that can write at .* HF_TOKEN .* `hf auth login`"),
-        ("hf_reader", REPO, "token of lung can only read. Make one that can write"),
-        ("hf_stranger", REPO, "whose token this is failed: .*Invalid user token.* HF_TOKEN"),
-        ("hf_writer", "heart/film", "heart/film is not for this token, whose owner can publish as lung only"),
+        ("", REPO, "There is no Hub token. Create one that can write at .* HF_TOKEN .* `hf auth login`"),
+        ("hf_reader", REPO, "token of lung can only read. Create one that can write"),
+        ("hf_stranger", REPO, "owner of the token failed: .*Invalid user token.* HF_TOKEN"),
+        ("hf_writer", "heart/film", "The owner of heart/film is not the token's; this token publishes as lung"),
     ],
 )
 def test_without_the_right_to_write_nothing_is_begun(
@@ -334,7 +334,7 @@ def test_a_failure_half_way_leaves_no_tag_and_the_same_again_goes_on(
 def test_a_download_that_is_not_what_was_uploaded_gets_no_tag(folder: Path, hub: Hub, file: str) -> None:
     api = sign_in(REPO)
     hub.spoilt = file
-    with pytest.raises(PublishError, match=f"{REPO} at .* gives back another {file} than was uploaded. Nothing was t"):
+    with pytest.raises(PublishError, match=f"{file} of {REPO} at .* differ from the uploaded files. Nothing was t"):
         publish(api, folder, REPO, tag="v1.0")
     assert hub.repositories[REPO].tags == {}
     hub.spoilt = ""
@@ -344,7 +344,7 @@ def test_a_download_that_is_not_what_was_uploaded_gets_no_tag(folder: Path, hub:
 
 def test_a_model_that_answers_otherwise_than_was_stored_gets_no_tag(folder: Path, hub: Hub) -> None:
     edit(folder / "pneumocam.json", lambda p: p.update(temperature=9.0))
-    with pytest.raises(PublishError, match=r"The model pulled answers .*; expected .* Nothing was tagged"):
+    with pytest.raises(PublishError, match=r"The downloaded model predicts .*; expected .* Nothing was tagged"):
         publish(sign_in(REPO), folder, REPO, tag="v1.0")
     assert hub.repositories[REPO].tags == {}
 

@@ -1,4 +1,4 @@
-"""The Space that is published is complete, runs from what was committed, and answers as the model that it was given."""
+"""A published Space is complete, runs from what was committed, and predicts as its model does."""
 
 import json
 import re
@@ -153,29 +153,29 @@ def test_from_the_command_to_a_running_space_and_on_to_the_next_model(running: H
 
 def test_a_space_that_cannot_have_the_model_is_found_out(running: Hub, folder: Path) -> None:
     running.repositories[REPO].private = True
-    with pytest.raises(PublishError, match=f"{SPACE} answers as .*'bundled'.*; expected .*'{REPO}'.* secret HF_TOKEN"):
+    with pytest.raises(PublishError, match=f"{SPACE} serves .*'bundled'.*; expected .*'{REPO}'.* secret HF_TOKEN"):
         bring(folder)
 
 
 def test_a_space_that_fails_is_reported_with_its_logs_and_the_same_again_goes_on(hub: Hub, folder: Path) -> None:
     hub.course = ["BUILDING", "BUILD_ERROR"]
     with pytest.raises(
-        PublishError, match=f"{SPACE} came to BUILD_ERROR; expected RUNNING. Exit code: 1. Logs: {hub.url}/spaces/"
+        PublishError, match=f"{SPACE} is BUILD_ERROR; expected RUNNING. Exit code: 1. Logs: {hub.url}/spaces/"
     ):
         bring(folder)
     hub.course, hub.requests = ["APP_STARTING", "RUNTIME_ERROR"], []
-    with pytest.raises(PublishError, match="came to RUNTIME_ERROR"):
+    with pytest.raises(PublishError, match=" is RUNTIME_ERROR"):
         bring(folder)
     assert writes(hub) == [f"POST /api/spaces/{SPACE}/restart"]
 
 
 def test_what_runs_still_is_not_taken_for_what_was_uploaded(hub: Hub, folder: Path) -> None:
     hub.course = ["CONFIG_ERROR"]
-    with pytest.raises(PublishError, match="came to CONFIG_ERROR"):
+    with pytest.raises(PublishError, match=" is CONFIG_ERROR"):
         bring(folder)
     hub.course = ["RUNNING", "RUNNING_BUILDING", "PAUSED"]
     (folder / "LICENSE").unlink()
-    with pytest.raises(PublishError, match=r"came to PAUSED; expected RUNNING\. It does not run and will not"):
+    with pytest.raises(PublishError, match=r" is PAUSED; expected RUNNING\. It does not run and will not"):
         bring(folder)
     space = hub.repositories[f"spaces/{SPACE}"]
     assert "LICENSE" not in space.commits[space.main]  # what is gone here is gone there
@@ -183,7 +183,7 @@ def test_what_runs_still_is_not_taken_for_what_was_uploaded(hub: Hub, folder: Pa
 
 def test_waiting_has_an_end(hub: Hub, folder: Path) -> None:
     hub.course = ["BUILDING"]
-    with pytest.raises(PublishError, match=f"{SPACE} is at BUILDING after 0 s; expected RUNNING. Logs: "):
+    with pytest.raises(PublishError, match=f"{SPACE} is BUILDING after 0 s; expected RUNNING. Logs: "):
         bring(folder, timeout=0)
 
 
@@ -193,7 +193,7 @@ def test_waiting_has_an_end(hub: Hub, folder: Path) -> None:
         ("/api/repos/create", f"Opening the Space {SPACE} failed: .*500"),
         ("/variables", f"Opening the Space {SPACE} failed: .*500"),
         ("/commit/", f"Updating {SPACE} failed: .*500.* Run the same command again"),
-        ("/runtime", f"Asking how {SPACE} is failed: .*500.* It is uploaded"),
+        ("/runtime", f"Asking for the stage of {SPACE} failed: .*500.* It is uploaded"),
     ],
 )
 def test_a_failure_of_the_hub_is_said(hub: Hub, folder: Path, broken: str, message: str) -> None:
@@ -206,7 +206,7 @@ def test_a_free_account_is_told_of_zerogpu(hub: Hub, folder: Path) -> None:
     hub.paid, hub.course = False, ["PAUSED"]
     with pytest.raises(PublishError, match=f"(?s)Opening the Space {SPACE} failed: .*402.* --hardware zero-a10g"):
         bring(folder)
-    with pytest.raises(PublishError, match="came to PAUSED"):
+    with pytest.raises(PublishError, match=" is PAUSED"):
         bring(folder, hardware="zero-a10g", private=True)
     space = hub.repositories[f"spaces/{SPACE}"]
     assert (space.hardware, space.private) == ("zero-a10g", True)
