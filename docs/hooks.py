@@ -14,10 +14,7 @@ from pneumocam.service.api import PredictionAnswer
 ROOT = Path(__file__).parents[1]
 REPOSITORY = "https://github.com/pneumocam/pneumocam/blob/main"
 PICTURES = ("model/*.png", "benchmarks/*.png")
-SCHEMAS: dict[str, tuple[type[BaseModel], str]] = {
-    "prediction": (PredictionAnswer, "A prediction: from Python, command line, API, MCP tools and Inference Endpoint."),
-    "pneumocam": (Description, "`pneumocam.json` of a bundle: calibration, operating points and provenance."),
-}
+SCHEMAS: dict[str, type[BaseModel]] = {"prediction": PredictionAnswer, "pneumocam": Description}
 FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n+", re.DOTALL)  # the Space's settings
 LINK = re.compile(r"(?P<picture>!?)\[(?P<text>[^\]]*)\]\((?!https?:|#)(?P<target>[^)#]+)(?P<anchor>#[^)]*)?\)")
 
@@ -28,17 +25,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     files.append(File.generated(config, "index.md", content=LINK.sub(_from_root, readme)))
     for path in (path for pattern in PICTURES for path in sorted(ROOT.glob(pattern))):
         files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
-    page = ["# Schemas", "JSON Schemas, generated from the code. The running service has them in `/openapi.json` too."]
-    for name, (model, text) in SCHEMAS.items():
-        schema = json.dumps(model.model_json_schema(), indent=2)
-        files.append(File.generated(config, f"{name}.schema.json", content=schema))
-        page += [f"## {name}.schema.json", f"{text} [Download]({name}.schema.json)", f"```json\n{schema}\n```"]
-    files.append(File.generated(config, "schemas.md", content="\n\n".join(page)))
+    for name, model in SCHEMAS.items():
+        files.append(File.generated(config, f"{name}.schema.json", content=_schema(model)))
     return files
 
 
 def on_page_markdown(markdown: str, files: Files, **_: object) -> str:
-    """Let links that leave docs/ point to the repository, except those to pictures, which are part of the site."""
+    """Insert the schemas. Let links that leave docs/ point to the repository, except to pictures, which are copied."""
 
     def link(match: re.Match[str]) -> str:
         target = match["target"]
@@ -48,7 +41,14 @@ def on_page_markdown(markdown: str, files: Files, **_: object) -> str:
         address = name if files.get_file_from_path(name) else f"{REPOSITORY}/{name}"
         return f"{match['picture']}[{match['text']}]({address}{match['anchor'] or ''})"
 
+    for name, model in SCHEMAS.items():
+        text = f"[Download]({name}.schema.json)\n\n```json\n{_schema(model)}\n```"
+        markdown = markdown.replace(f"<!-- schema: {name} -->", text)
     return LINK.sub(link, markdown)
+
+
+def _schema(model: type[BaseModel]) -> str:
+    return json.dumps(model.model_json_schema(), indent=2)
 
 
 def _from_root(match: re.Match[str]) -> str:
