@@ -1,0 +1,228 @@
+"""The ways in, and what happens when something goes wrong on the way."""
+
+import base64
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from pneumocam import Classifier, predict
+from tests.browser.visit import (
+    BACTERIAL,
+    EN,
+    NORMAL,
+    TEXTS,
+    Visit,
+    as_json,
+    classified,
+    drawn_frame,
+    finished,
+    give,
+    names,
+    shown_json,
+)
+from tests.conftest import EXAMPLES
+
+PASTE = """([name, data]) => {
+  const transfer = new DataTransfer();
+  const bytes = Uint8Array.from(atob(data), (x) => x.charCodeAt(0));
+  transfer.items.add(new File([bytes], name, {type: "image/jpeg"}));
+  document.body.dispatchEvent(new ClipboardEvent("paste", {bubbles: true, cancelable: true, clipboardData: transfer}));
+}"""
+
+
+def drag_file(page: Page, kind: str, path: Path, place: tuple[float, float]) -> None:
+    """A file from the desktop over the window, as the browser itself reports it."""
+    data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+    session = page.context.new_cdp_session(page)
+    session.send("Input.dispatchDragEvent", {"type": kind, "x": place[0], "y": place[1], "data": data})
+
+
+@pytest.mark.parametrize("place", [(150, 190), (800, 300), (600, 20)], ids=["field", "result", "header"])
+def test_a_file_can_be_dropped_anywhere_and_the_page_shows_it(
+    page: Page, bundled: Classifier, place: tuple[float, float]
+) -> None:
+    cover = page.locator("#cover")
+    expect(cover).to_be_hidden()
+    drag_file(page, "dragEnter", BACTERIAL, place)
+    drag_file(page, "dragOver", BACTERIAL, place)
+    expect(cover).to_be_visible()
+    expect(cover).to_have_text(EN["drop_anywhere"])
+    drag_file(page, "drop", BACTERIAL, place)
+    expect(cover).to_be_hidden()
+    classified(page, BACTERIAL.name)
+    assert shown_json(page) == as_json(predict(bundled, BACTERIAL))
+
+
+def test_a_drag_that_leaves_the_window_leaves_no_trace(page: Page) -> None:
+    drag_file(page, "dragEnter", BACTERIAL, (300, 300))
+    drag_file(page, "dragOver", BACTERIAL, (300, 300))
+    expect(page.locator("#cover")).to_be_visible()
+    drag_file(page, "dragCancel", BACTERIAL, (300, 300))
+    expect(page.locator("#cover")).to_be_hidden()
+
+
+def test_an_image_can_be_pasted(page: Page, bundled: Classifier) -> None:
+    page.evaluate(PASTE, ["pasted.jpeg", base64.b64encode(BACTERIAL.read_bytes()).decode()])
+    classified(page, "pasted.jpeg")
+    assert shown_json(page) == as_json(predict(bundled, BACTERIAL))
+
+
+def test_a_file_can_be_chosen_and_the_same_one_again(page: Page) -> None:
+    for _ in range(2):
+        with page.expect_file_chooser() as chooser, page.expect_response("**/page/predict"):
+            page.locator("#drop").click()
+            assert chooser.value.is_multiple()
+            chooser.value.set_files(NORMAL)
+        classified(page, NORMAL.name)
+
+
+def test_an_example_can_be_tried(page: Page, bundled: Classifier) -> None:
+    first = page.locator("#examples button").first
+    expect(first).to_have_text(EN["short_NORMAL"])
+    first.click()
+    classified(page, "NORMAL")
+    expect(page.locator("#result .eyebrow")).to_contain_text(EN["truth"].format(label=EN["label_NORMAL"]))
+    name = page.locator("#result .eyebrow .name").inner_text()
+    assert shown_json(page) == as_json(predict(bundled, NORMAL.with_name(name)))
+
+
+def test_examples_that_the_model_gets_wrong_are_shown_as_such(page: Page) -> None:
+    page.get_by_text(EN["failures_title"]).click()
+    button = page.locator("#failures button").first
+    button.click()
+    drawn_frame(page)
+    name = page.locator("#result .eyebrow .name").inner_text()
+    classified(page, name)
+    truth = "NORMAL" if name.startswith("NORMAL") else "BACTERIAL"
+    label = shown_json(page)["label"]
+    assert label != truth
+    expect(button).to_contain_text(f"True: {EN[f'short_{truth}']}. Prediction: {EN[f'short_{label}']}")
+
+
+def test_the_last_request_wins_whatever_comes_last(page: Page) -> None:
+    held: list[Route] = []
+    page.route("**/page/example/*", lambda route: held.append(route) if not held else route.continue_())
+    with page.expect_request("**/page/example/*"):
+        page.locator("#examples button").nth(0).click()
+    page.locator("#examples button").nth(4).click()
+    truth = EN["truth"].format(label=EN["label_BACTERIAL"])
+    classified(page, truth)
+    held[0].continue_()
+    page.get_by_text(EN["json"], exact=True).click()  # whatever was pending has had its turn
+    classified(page, truth)
+
+
+def test_one_image_after_many_replaces_them(page: Page) -> None:
+    give(page, *EXAMPLES[:3])
+    expect(page.locator("#compare")).to_be_visible()
+    give(page, BACTERIAL)
+    classified(page, BACTERIAL.name)
+    expect(page.locator("#compare")).to_be_hidden()
+    expect(page.locator("nav.steps")).to_be_hidden()
+
+
+# What can go wrong
+
+
+def lost(visit: Visit) -> None:
+    """Forget the failures that the test has made itself."""
+    assert visit.failures
+    assert all(re.search(r"ERR_FAILED|\b(429|500|503|507)\b", failure) for failure in visit.failures)
+    visit.failures.clear()
+
+
+def test_a_dead_server_ends_the_spinner_and_keeps_the_last_result(visit: Visit) -> None:
+    page = visit.page
+    give(page, BACTERIAL)
+    classified(page, BACTERIAL.name)
+    before = page.locator("#result").inner_text()
+    page.route("**/page/**", lambda route: route.abort())
+    give(page, NORMAL)
+    problem = page.get_by_role("alert")
+    expect(problem).to_contain_text(EN["notice_connection"])
+    expect(page.locator("#reading")).to_be_hidden()
+    expect(page.locator("#results")).to_have_attribute("aria-busy", "false")
+    assert page.locator("#result").inner_text() == before
+    page.unroute_all()
+    problem.get_by_role("button", name=EN["try_again"]).click()
+    classified(page, NORMAL.name)
+    expect(page.get_by_role("alert")).to_have_count(0)
+    lost(visit)
+
+
+def test_a_connection_lost_among_many_images_goes_on_where_it_stopped(visit: Visit) -> None:
+    page = visit.page
+    sent: list[str] = []
+
+    def lose(route: Route) -> None:
+        sent.append(route.request.headers["x-file-name"])
+        if len(sent) == 3:
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/page/predict", lose)
+    give(page, *EXAMPLES[:6])
+    page.get_by_role("alert").get_by_role("button", name=EN["try_again"]).click()
+    finished(page, 6, 6)
+    assert names(page) == [path.name for path in EXAMPLES[:6]]
+    assert sorted(set(sent)) == [path.name for path in EXAMPLES[:6]]
+    lost(visit)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(503, "busy"), (429, "rate"), (507, "no_space"), (500, "internal_error")]
+)
+def test_a_refusal_is_told_in_the_readers_language(visits: Callable[..., Visit], status: int, code: str) -> None:
+    visit = visits(locale="fr-FR")
+    page, texts = visit.page, TEXTS["fr"]
+    body = f'{{"error": {{"code": "{code}", "message": "English."}}}}'
+    page.route("**/page/**", lambda route: route.fulfill(status=status, content_type="application/json", body=body))
+    give(page, NORMAL)
+    expect(page.get_by_role("alert")).to_contain_text(texts[f"notice_{code}"])
+    expect(page.get_by_role("alert")).not_to_contain_text("English")
+    lost(visit)
+
+
+def test_a_busy_server_is_asked_again_when_it_says_so(visit: Visit) -> None:
+    page = visit.page
+    body = '{"error": {"code": "busy", "message": ""}}'
+    headers = {"Retry-After": "1", "Content-Type": "application/json"}
+    page.route("**/page/predict", lambda route: route.fulfill(status=503, headers=headers, body=body), times=1)
+    give(page, NORMAL)
+    classified(page, NORMAL.name)
+    expect(page.get_by_role("alert")).to_have_count(0)
+    lost(visit)
+
+
+def test_a_report_that_fails_is_offered_again(visit: Visit) -> None:
+    page = visit.page
+    page.route("**/page/report*", lambda route: route.abort(), times=1)
+    page.get_by_role("button", name=EN["report_pdf"], exact=True).click()
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text(EN["failed"])
+    expect(page.get_by_role("button", name=EN["report_pdf"], exact=True)).to_be_enabled()
+    with page.expect_download() as download:
+        alert.get_by_role("button", name=EN["try_again"]).click()
+    assert download.value.suggested_filename.endswith(".pdf")
+    lost(visit)
+
+
+def test_a_refusal_that_may_be_overruled_offers_the_prediction(visit: Visit, bundled: Classifier) -> None:
+    page = visit.page
+    refusal = {"status": "rejected", "label": None, "probabilities": {}, "p_pneumonia": None}
+    reason = {"code": "not_a_radiograph", "message": "It has colours."}
+    point = {"name": "balanced", "threshold": 0.5}
+    answer = {**refusal, "reason": reason, "operating_point": point, "model": {"id": "", "revision": ""}}
+    row = {"name": NORMAL.name, "point": "balanced", "points": {"balanced": answer}, "force": True}
+    page.route("**/page/predict", lambda route: route.fulfill(json=row))
+    give(page, NORMAL)
+    card = classified(page, NORMAL.name)
+    expect(card.locator(".problem")).to_contain_text(EN["reason_not_a_radiograph"])
+    with page.expect_request("**/page/predict?force=true"):
+        card.get_by_role("button", name=EN["show_anyway"]).click()
+    expect(page.locator(".stage")).to_be_visible()
+    assert shown_json(page) == as_json(predict(bundled, NORMAL))
