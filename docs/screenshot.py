@@ -1,35 +1,26 @@
-"""Take docs/page.jpg, README's picture of the page, and draw web/card.png, its card for social media: `make screenshot`."""
+"""`make screenshot`: docs/page.jpg, README's picture of the page, and web/card.png, its card for social media."""
 
 import io
-import os
 import shutil
-import subprocess
-import sys
+import tempfile
 from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import Browser, expect, sync_playwright
 
+from tests.conftest import running_app
+
 HERE = Path(__file__).parent
 WIDTH, HEIGHT = 1366, 768  # of the picture of the page, in CSS pixels
-CARD = {"width": 1200, "height": 630}
 
 
 def main() -> None:
-    """Start the page on a free port of its own, and take both pictures."""
-    environment = os.environ | {"GRADIO_SERVER_PORT": "7899", "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "app.py"]
-    with subprocess.Popen(command, cwd=HERE.parent, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        served = next(line for line in process.stdout if "http://" in line)
-        try:
-            with sync_playwright() as playwright:
-                browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-                take_page(browser, next(word for word in served.split() if word.startswith("http://")))
-                draw_card(browser)
-                browser.close()
-        finally:
-            process.terminate()
+    """Start the page, and take both pictures."""
+    with tempfile.TemporaryDirectory() as folder, running_app(Path(folder)) as app, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        take_page(browser, app.url)
+        draw_card(browser)
+        browser.close()
 
 
 def take_page(browser: Browser, url: str) -> None:
@@ -44,10 +35,10 @@ def take_page(browser: Browser, url: str) -> None:
 
 def draw_card(browser: Browser) -> None:
     """web/card.png from docs/card.svg."""
-    page = browser.new_page(viewport=CARD)  # type: ignore[arg-type]
+    page = browser.new_page(viewport={"width": 1200, "height": 630})
     page.goto((HERE / "card.svg").as_uri())
-    with Image.open(io.BytesIO(page.screenshot())) as card:
-        card.convert("RGB").save(HERE.parent / "web" / "card.png", optimize=True)
+    card = Image.open(io.BytesIO(page.screenshot()))
+    card.convert("RGB").save(HERE.parent / "web" / "card.png", optimize=True)
 
 
 if __name__ == "__main__":

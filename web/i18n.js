@@ -3,8 +3,8 @@
 
 export const LANGUAGES = { en: "English", de: "Deutsch", es: "Español", fr: "Français", zh: "中文" };
 
-/** @type {Record<string, string>} */
-let texts = {};
+/** Until a language is loaded there are no words but these. @type {Record<string, string>} */
+let texts = { failed: "That did not work", try_again: "Try again" };
 let current = "en";
 
 /**

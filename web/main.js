@@ -28,13 +28,12 @@ export async function start(engine) {
   const wanted = new URLSearchParams(location.search).get("lang");
   const asked = engine.info();
   asked.catch(() => {}); // it is told below, in the reader's language
-  await load(chooseLanguage(wanted ? [wanted, ...navigator.languages] : navigator.languages));
   try {
+    await load(chooseLanguage(wanted ? [wanted, ...navigator.languages] : navigator.languages));
     new App(engine, await asked);
   } catch (error) {
-    byId("problem").replaceChildren(
-      problem(text("failed"), [failure(error)], [button(text("try_again"), () => location.reload())]),
-    );
+    const again = button(text("try_again"), () => location.reload());
+    byId("problem").replaceChildren(problem(text("failed"), [failure(error)], [again], { role: "alert" }));
     byId("waiting").hidden = true;
     if (!(error instanceof EngineError)) throw error;
   }
@@ -82,9 +81,9 @@ class App {
   /**
    * Classify images and show what comes.
    * @param {Source[]} sources
-   * @param {{quiet?: boolean, force?: boolean}} options quiet: without announcing it; force: although it was refused
+   * @param {{quiet?: boolean}} options quiet: without announcing it
    */
-  async read(sources, { quiet = false, force = false } = {}) {
+  async read(sources, { quiet = false } = {}) {
     const { images } = this.info.limits;
     /** @type {Session} */
     const session = {
@@ -95,30 +94,30 @@ class App {
     };
     this.#turn.abort();
     this.#turn = new AbortController();
-    await this.#work(session, this.#turn.signal, { quiet, force });
+    await this.#work(session, this.#turn.signal, quiet);
   }
 
   /**
    * @param {Session} session
    * @param {AbortSignal} signal of a later request
-   * @param {{quiet: boolean, force: boolean}} options
+   * @param {boolean} quiet without announcing it
    */
-  async #work(session, signal, options) {
-    this.#busy(true, options.quiet);
+  async #work(session, signal, quiet) {
+    this.#busy(true, quiet);
     const waiting = session.rows.flatMap((row, i) => (row ? [] : [i]));
     const work = async () => {
       for (let index = waiting.shift(); index !== undefined; index = waiting.shift()) {
-        const row = await this.#classify(session.sources[index], signal, options.force);
+        const row = await this.#classify(session.sources[index], signal);
         if (signal.aborted) return;
         session.rows[index] = row;
-        this.#arrived(session, options.quiet);
+        this.#arrived(session, quiet);
       }
     };
     try {
       await Promise.all(Array.from({ length: Math.min(AT_ONCE, waiting.length) }, work));
       if (signal.aborted) return;
       session.finished = true;
-      this.#arrived(session, options.quiet, true);
+      this.#arrived(session, quiet, true);
       this.#busy(false);
     } catch (error) {
       waiting.length = 0;
@@ -127,7 +126,7 @@ class App {
       this.#tell(error, () => {
         this.#turn.abort();
         this.#turn = new AbortController();
-        this.#work(session, this.#turn.signal, { ...options, quiet: false });
+        this.#work(session, this.#turn.signal, false);
       });
     }
   }
@@ -135,15 +134,14 @@ class App {
   /**
    * @param {Source} source
    * @param {AbortSignal} signal
-   * @param {boolean} force
    * @returns {Promise<Row>}
    */
-  async #classify(source, signal, force) {
+  async #classify(source, signal) {
     if (!source.file) return this.engine.example(source.name, { signal });
     const { file } = source;
     if (file.size > this.info.limits.bytes) return this.#refused(file.name, "too_large", text("remedy_too_large"));
     try {
-      return await this.engine.predict(file, { signal, force });
+      return await this.engine.predict(file, { signal });
     } catch (error) {
       // What is wrong with one image must not stop the others.
       const about = error instanceof EngineError && named("reason", error.code, "");
@@ -193,12 +191,12 @@ class App {
       return;
     }
     this.compare.show(session);
-    const { done, total } = { done: session.rows.filter(Boolean).length, total: session.rows.length };
-    if (last || done % 8 === 0) byId("status").textContent = this.compare.note.textContent ?? "";
+    if (last || session.rows.filter(Boolean).length % 8 === 0)
+      byId("status").textContent = this.compare.note.textContent ?? "";
     if (!first) return this.#step();
     this.#see("compare");
     bringIntoView(byId("compare"));
-    this.#focus(byId("compare-title"), total > 0);
+    this.#focus(byId("compare-title"));
   }
 
   /** The position in a table that grows. */
@@ -231,17 +229,19 @@ class App {
     if (!quiet) {
       byId("status").textContent = this.result.spoken();
       bringIntoView(byId("result"));
-      this.#focus(this.result.heading, true);
+      this.#focus(this.result.heading);
     }
     await shown;
   }
 
-  /** Keys act on what has the focus: it goes along, unless the reader is at the keyboard elsewhere. */
-  #focus(/** @type {HTMLElement} */ element, /** @type {boolean} */ wanted) {
+  /**
+   * Keys act on what has the focus: it goes along, unless the reader is choosing by keyboard elsewhere.
+   * @param {HTMLElement} element
+   */
+  #focus(element) {
     const active = document.activeElement;
-    const byKeyboard =
-      active && active !== document.body && active.matches(":focus-visible") && active.checkVisibility();
-    if (wanted && !(byKeyboard && byId("entry").contains(active))) element.focus({ preventScroll: true });
+    const choosing = byId("entry").contains(active) && active?.matches(":focus-visible");
+    if (!choosing) element.focus({ preventScroll: true });
   }
 
   /** @param {number | "first" | "last"} by */
@@ -260,9 +260,19 @@ class App {
     this.compare.focus(this.index);
   }
 
-  #force() {
-    const source = this.session?.sources[this.index];
-    if (source) this.read([source], { force: true });
+  /** Classify the image that was refused, in its place. */
+  async #force() {
+    const { session, index } = this;
+    const file = session?.sources[index].file;
+    if (!session || !file) return;
+    this.#busy(true);
+    try {
+      session.rows[index] = await this.engine.predict(file, { force: true });
+      if (this.session === session) this.#open(index);
+    } catch (error) {
+      this.#tell(error, () => this.#force());
+    }
+    this.#busy(false);
   }
 
   #clear() {

@@ -29,7 +29,7 @@ def test_the_browsers_language_is_spoken_everywhere(visits: Callable[..., Visit]
 
     def read() -> str:
         """All that is on the page, except what is marked as English."""
-        page.add_style_tag(content="body [lang=en] { display: none !important; }")
+        page.evaluate("document.querySelectorAll('body [lang=en]').forEach((x) => { x.style.display = 'none'; })")
         return page.locator("body").inner_text()
 
     page.evaluate("document.querySelectorAll('details').forEach((x) => { x.open = true; })")

@@ -4,6 +4,7 @@ import base64
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, Route, expect
@@ -173,9 +174,7 @@ def test_a_connection_lost_among_many_images_goes_on_where_it_stopped(visit: Vis
     lost(visit)
 
 
-@pytest.mark.parametrize(
-    ("status", "code"), [(503, "busy"), (429, "rate"), (507, "no_space"), (500, "internal_error")]
-)
+@pytest.mark.parametrize(("status", "code"), [(503, "busy"), (429, "rate"), (507, "no_space"), (500, "internal_error")])
 def test_a_refusal_is_told_in_the_readers_language(visits: Callable[..., Visit], status: int, code: str) -> None:
     visit = visits(locale="fr-FR")
     page, texts = visit.page, TEXTS["fr"]
@@ -213,7 +212,7 @@ def test_a_report_that_fails_is_offered_again(visit: Visit) -> None:
 
 def test_a_refusal_that_may_be_overruled_offers_the_prediction(visit: Visit, bundled: Classifier) -> None:
     page = visit.page
-    refusal = {"status": "rejected", "label": None, "probabilities": {}, "p_pneumonia": None}
+    refusal: dict[str, Any] = {"status": "rejected", "label": None, "probabilities": {}, "p_pneumonia": None}
     reason = {"code": "not_a_radiograph", "message": "It has colours."}
     point = {"name": "balanced", "threshold": 0.5}
     answer = {**refusal, "reason": reason, "operating_point": point, "model": {"id": "", "revision": ""}}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from pneumocam import Classifier, predict
 from pneumocam.cli import COLUMNS, table_row
@@ -132,7 +132,8 @@ def test_arrows_and_page_keys_go_from_image_to_image_and_back_leads_to_the_table
     with visit.quiet():
         page.get_by_role("button", name=EN["open"].format(name=EXAMPLES[1].name)).click()
         classified(page, EXAMPLES[1].name)
-        for key, index in (("PageDown", 2), ("ArrowRight", 3), ("PageUp", 2), ("Home", 0), ("End", 3), ("ArrowLeft", 2)):
+        keys = {"PageDown": 2, "ArrowRight": 3, "PageUp": 2, "Home": 0, "End": 3, "ArrowLeft": 2}
+        for key, index in keys.items():
             page.keyboard.press(key)
             classified(page, EXAMPLES[index].name)
             position = EN["position"].format(position=index + 1, total=4)
@@ -145,7 +146,7 @@ def test_arrows_and_page_keys_go_from_image_to_image_and_back_leads_to_the_table
         expect(page.locator("#result")).to_be_hidden()
 
 
-def test_images_follow_in_the_order_of_the_table(page: Page, bundled: Classifier) -> None:
+def test_images_follow_in_the_order_of_the_table(page: Page) -> None:
     give(page, *EXAMPLES[:4])
     finished(page, 4, 4)
     page.locator("th[data-key=p_PNEUMONIA]").get_by_role("button").click()
@@ -179,7 +180,7 @@ def test_a_thirty_third_file_is_left_out_and_the_page_says_so(page: Page, tmp_pa
 
 
 def test_an_image_can_be_opened_while_others_are_classified(page: Page) -> None:
-    held = []
+    held: list[Route] = []
     page.route("**/page/predict", lambda route: held.append(route) if len(held) < 1 else route.continue_())
     give(page, *EXAMPLES[:6])
     expect(page.locator("#compare tbody button.name")).to_have_count(5)
@@ -193,7 +194,7 @@ def test_an_image_can_be_opened_while_others_are_classified(page: Page) -> None:
 
 
 def test_what_is_cleared_while_it_is_classified_stays_away(page: Page) -> None:
-    held = []
+    held: list[Route] = []
     page.route("**/page/predict", lambda route: held.append(route) if len(held) < 1 else route.continue_())
     give(page, *EXAMPLES[:4])
     expect(page.locator("#compare tbody button.name")).to_have_count(3)

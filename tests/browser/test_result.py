@@ -77,7 +77,8 @@ def test_each_number_has_its_own_name(page: Page, bundled: Classifier) -> None:
     for name, share in prediction.probabilities.items():
         bar = card.locator(".bars > div", has_text=EN[f"label_{name}"])
         expect(bar).to_contain_text(f"{share:.1%}")
-        assert bar.locator(".track span").evaluate("bar => parseFloat(bar.style.width)") == pytest.approx(100 * share, abs=0.01)
+        width = bar.locator(".track span").evaluate("bar => parseFloat(bar.style.width)")
+        assert width == pytest.approx(100 * share, abs=0.01)
     assert shown_json(page) == as_json(prediction)
     expect(page.get_by_role("status")).to_contain_text(f"{EN['label_BACTERIAL']} {own(prediction):.0%}")
 
@@ -203,7 +204,7 @@ def test_the_report_is_of_what_is_shown(page: Page, bundled: Classifier) -> None
         download = saved(page, f"report_{kind}")
         assert NORMAL.stem in download.suggested_filename
         assert download.suggested_filename.endswith(f".{kind}")
-        expected = report(prediction, target="VIRAL", opacity=0.3, colour_map="cividis", format=kind)  # type: ignore[arg-type]
+        expected = report(prediction, target="VIRAL", opacity=0.3, colour_map="cividis", format=kind)
         assert content(download) == expected
 
 

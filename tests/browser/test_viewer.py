@@ -35,7 +35,8 @@ def drag(page: Page, x: float, y: float, *, start: tuple[float, float] = (0.25, 
 def test_the_map_goes_off_and_on_by_its_button_and_by_m(viewer: Page, visit: Visit) -> None:
     height = viewer.locator(".stage").bounding_box()
     with visit.quiet():
-        for press in (lambda: tool(viewer, "map"), lambda: viewer.keyboard.press("m")):
+        presses: list[Callable[[], None]] = [lambda: tool(viewer, "map"), lambda: viewer.keyboard.press("m")]
+        for press in presses:
             press()
             state = stage_state(viewer)
             assert (state["panes"], state["map"]) == ("1", "")
