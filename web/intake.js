@@ -37,6 +37,8 @@ export function listenForFiles(give) {
   document.addEventListener("dragleave", (event) => {
     if (!event.relatedTarget) dropping(false);
   });
+  // A drag that was given up ends without a word; while one lasts, pointers do not move.
+  document.addEventListener("pointermove", () => cover.hidden || dropping(false));
   document.addEventListener("drop", (event) => {
     dropping(false);
     if (!hasFiles(event)) return;

@@ -97,7 +97,8 @@ def test_all_of_it_by_keyboard_alone(page: Page) -> None:
 def test_wcag_aa_and_the_width_hold_in_every_state(
     visits: Callable[..., Visit], width: int, scheme: str, tmp_path: Path
 ) -> None:
-    page = visits(width, 844, color_scheme=scheme).page
+    visit = visits(width, 844, color_scheme=scheme)
+    page = visit.page
 
     def check(state: str) -> None:
         options = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"], "resultTypes": ["violations"]}
@@ -125,6 +126,7 @@ def test_wcag_aa_and_the_width_hold_in_every_state(
     expect(page.get_by_role("alert")).to_be_visible()
     page.unroute_all()
     check("failure")
+    visit.forgive()
 
 
 def test_the_footer_is_there_on_a_phone_too(visits: Callable[..., Visit]) -> None:

@@ -45,6 +45,12 @@ class Visit:
         assert self.failures == []
         assert {url.split("/")[2] for url in self.requests if url.startswith(("http", "ws"))} == {self.host}
 
+    def forgive(self) -> None:
+        """Forget the failed requests that the test has made itself."""
+        assert self.failures
+        assert all(re.search(r"ERR_FAILED|\b(429|500|503|507)\b", failure) for failure in self.failures)
+        self.failures.clear()
+
     @contextmanager
     def quiet(self) -> Iterator[None]:
         """Nothing may be asked of the server meanwhile."""
