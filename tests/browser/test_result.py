@@ -28,7 +28,7 @@ from tests.browser.visit import (
     squashed,
 )
 from tests.conftest import EXAMPLES, running_app
-from tests.unit.test_image import dicom
+from tests.images import dicom
 
 
 def own(prediction: Prediction) -> float:
