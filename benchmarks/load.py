@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from pneumocam import Classifier, load_radiograph, predict
-from pneumocam.batching import without_python
+from pneumocam.batching import traced
 from pneumocam.predict import MAX_BATCH
 from tests.conftest import running_app
 
@@ -68,7 +68,7 @@ def throughput(work: Callable[[int], int], seconds: float = 3.0) -> float:
 
 def ceilings() -> tuple[float, float]:
     """Images a second through the bare network, in passes that suit it best; and with the reading of the files."""
-    classifier = without_python(Classifier.from_pretrained())
+    classifier = traced(Classifier.from_pretrained())
     batch = torch.stack([classifier.transform(load_radiograph(image)) for image in IMAGES])  # (16, C, H, W)
 
     def network(size: int) -> Callable[[int], int]:
@@ -85,7 +85,7 @@ def ceilings() -> tuple[float, float]:
 
 def median_ms(turns: int = 50) -> float:
     """Milliseconds of one image at a time in this process, without a server."""
-    classifier, seconds = without_python(Classifier.from_pretrained()), []
+    classifier, seconds = traced(Classifier.from_pretrained()), []
     for turn in range(turns):
         start = time.perf_counter()
         predict(classifier, IMAGES[turn % len(IMAGES)]).to_dict()

@@ -1,4 +1,4 @@
-"""Many callers, one network: films that wait at the same time go through the backbone together."""
+"""Dynamic batching: concurrent requests share a forward pass."""
 
 import queue
 import threading
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from pneumocam.classifier import Classifier
 from pneumocam.image import Radiograph, Source, load_radiograph
-from pneumocam.predict import MAX_BATCH, Prediction, features_of, judge
+from pneumocam.predict import MAX_BATCH, Prediction, classify, features_of
 
-_Waiting = tuple[Tensor, Future[Tensor]]  # (C, H, W) float32; its features
+_Request = tuple[Tensor, Future[Tensor]]  # (C, H, W) float32; its features
 
 
 @dataclass(frozen=True)
 class _Traced:
-    """A timm model whose backbone runs as a recorded graph."""
+    """A timm model whose backbone is a TorchScript graph."""
 
     forward_features: Callable[[Tensor], Tensor]  # (B, C, H, W) -> (B, D, h, w)
     forward_head: Callable[[Tensor], Tensor]  # (B, D, h, w) -> (B, K)
@@ -36,49 +36,50 @@ class _Backbone(nn.Module):
         return features
 
 
-def without_python(classifier: Classifier) -> Classifier:
-    """The same classifier, whose backbone runs without Python: other threads work on while it computes.
+def traced(classifier: Classifier) -> Classifier:
+    """The classifier with its backbone traced to TorchScript, which releases Python's interpreter lock.
 
-    Run by Python, a pass waits for the interpreter once for every operation, and the more threads it has beside it
-    the longer. The graph is tried on batches of several sizes first; a network that it does not reproduce to the last
-    bit (such as one that decides by its input what to compute) stays as it is.
+    Without it, each operation of a pass waits for the lock, and the more threads run, the longer. The graph is compared
+    with the network on batches of several sizes. A network that the graph does not reproduce bit for bit, for example
+    one with data-dependent control flow, is returned unchanged.
     """
     channels, height, width = classifier.preprocessing["input_size"]
-    batch = torch.randn(MAX_BATCH, channels, height, width, generator=torch.Generator().manual_seed(0))
+    batch = torch.randn(MAX_BATCH, channels, height, width, generator=torch.Generator().manual_seed(0)).float()
     try:
         with warnings.catch_warnings(), torch.no_grad():
             # PyTorch advises torch.export, whose graphs Python runs, or AOTInductor, which needs a C++ compiler.
             warnings.simplefilter("ignore")
             graph = torch.jit.trace(_Backbone(classifier.network), batch, check_trace=False)  # type: ignore[no-untyped-call]
-    except RuntimeError:  # it has parts that cannot be recorded
+    except RuntimeError:  # parts of the network cannot be traced
         return classifier
-    traced = replace(classifier, network=_Traced(graph, classifier.network.forward_head))
+    result = replace(classifier, network=_Traced(graph, classifier.network.forward_head))
     for size in (1, 3, MAX_BATCH) * 2:  # twice: PyTorch optimises a graph after its first run
         expected = features_of(classifier, batch[:size])
-        if not all(map(torch.equal, features_of(traced, batch[:size]), expected)):
+        if not all(map(torch.equal, features_of(result, batch[:size]), expected)):
             return classifier
-    return traced
+    return result
 
 
 class Batcher:
-    """`predict` for a server: to be called from many threads at once.
+    """`predict` for a server: many threads may call it at once.
 
-    Each caller's thread reads, prepares and judges its own film; threads of the batcher's run the network, on what has
-    come in the meantime. Nobody waits for a batch to fill, and a bad film fails for its caller alone.
+    The calling thread reads, preprocesses and classifies its own image. Threads of the batcher run the network on all
+    images that wait at that moment. A request never waits for a batch to fill, and an error reaches only its caller.
 
     Attributes:
-        classifier: what answers.
-        max_batch: most films in a pass.
-        passes: how many run side by side.
+        classifier: the model.
+        max_batch: most images in a pass.
+        passes: number of passes in parallel.
     """
 
     def __init__(self, classifier: Classifier, *, max_batch: int = MAX_BATCH, passes: int = 1) -> None:
         """Start the threads; they live as long as the process.
 
         Args:
-            classifier: what answers.
-            max_batch: most films in a pass, at least 1; up to `MAX_BATCH`, answers are the very ones of `predict`.
-            passes: how many may run side by side, at least 1; each computes on one core.
+            classifier: the model.
+            max_batch: most images in a pass, at least 1; up to `MAX_BATCH`, predictions are bit for bit those of
+                `predict`.
+            passes: most passes in parallel, at least 1; each computes on one core.
 
         Raises:
             ValueError: max_batch or passes is less than 1.
@@ -88,45 +89,47 @@ class Batcher:
         self.classifier = classifier
         self.max_batch = max_batch
         self.passes = passes
-        self._waiting: queue.SimpleQueue[_Waiting] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         for _ in range(passes):
             threading.Thread(target=self._run, name="pneumocam-network", daemon=True).start()
 
-    def __call__(self, source: Source | Radiograph, *, operating_point: str | None = None) -> Prediction:
-        """As `predict`, at any of the model's operating points.
+    @property
+    def waiting(self) -> int:
+        """Number of images that wait for a pass."""
+        return self._requests.qsize()
 
-        Args:
-            source: whatever `load_radiograph` takes, or what it gave.
-            operating_point: the name of one; by default the classifier's.
+    def __call__(
+        self, source: Source | Radiograph, *, operating_point: str | None = None, prevalence: float | None = None
+    ) -> Prediction:
+        """As `predict`, at any of the model's operating points and for any prevalence.
 
         Raises:
-            RadiographError: the source is no usable radiograph.
-            ValueError: the model has no operating point of that name.
-            OSError: the file cannot be read.
+            RadiographError, InternalError, OSError: as in `predict`.
+            ValueError: as in `Classifier.at`.
         """
-        classifier = self.classifier if operating_point is None else self.classifier.at(operating_point)
+        classifier = self.classifier.at(operating_point, prevalence=prevalence)
         radiograph = source if isinstance(source, Radiograph) else load_radiograph(source)
         features = Future[Tensor]()
-        self._waiting.put((classifier.transform(radiograph), features))
-        return judge(classifier, radiograph, features.result())
+        self._requests.put((classifier.transform(radiograph), features))
+        return classify(classifier, radiograph, features.result())
 
     def _run(self) -> None:
         while True:
-            films = [self._waiting.get()]
-            with suppress(queue.Empty):  # another pass was quicker
-                share = min(self.max_batch, -(-(self._waiting.qsize() + 1) // self.passes))
-                films.extend(self._waiting.get_nowait() for _ in range(share - 1))
-            _pass(self.classifier, films)
-            del films  # or the last batch would stay in memory until the next film comes
+            batch = [self._requests.get()]
+            with suppress(queue.Empty):  # another thread took the rest
+                share = min(self.max_batch, -(-(self.waiting + 1) // self.passes))
+                batch.extend(self._requests.get_nowait() for _ in range(share - 1))
+            _resolve(self.classifier, batch)
+            del batch  # free it while idle
 
 
-def _pass(classifier: Classifier, films: list[_Waiting]) -> None:
-    """Give every film its features, or what went wrong: nobody may wait for ever."""
+def _resolve(classifier: Classifier, batch: list[_Request]) -> None:
+    """Resolve every future, with features or an exception."""
     try:
-        rows = features_of(classifier, torch.stack([film for film, _ in films]))  # (D, h, w) each
-    except BaseException as error:  # such as no memory: it is the callers' to tell, and the thread's to live on
-        for _, features in films:
+        rows = features_of(classifier, torch.stack([image for image, _ in batch]))  # (D, h, w) each
+    except BaseException as error:  # e.g. out of memory: hand it to the callers, keep the thread alive
+        for _, features in batch:
             features.set_exception(error)
     else:
-        for (_, features), row in zip(films, rows, strict=True):
+        for (_, features), row in zip(batch, rows, strict=True):
             features.set_result(row)

@@ -120,16 +120,30 @@ class NetworkConfig(_Part):
         return self
 
 
+class Band(_Part):
+    """The uncertain predictions of held-out images.
+
+    Attributes:
+        share: of all predictions, in [0, 1].
+        error: share of wrong ones among the uncertain ones, in [0, 1]; None if there were none.
+    """
+
+    share: Annotated[float, Field(ge=0, le=1)]
+    error: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
 class Point(_Part):
     """An operating point: the threshold between NORMAL and pneumonia.
 
     Attributes:
         threshold: pneumonia from this P(pneumonia) on.
         uncertain_log_odds: a prediction nearer to the threshold than this, in log-odds, is uncertain.
+        band: what was measured on the uncertain predictions, if it was.
     """
 
     threshold: Probability
     uncertain_log_odds: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+    band: Band | None = None
 
 
 class Description(_Part):

@@ -1,6 +1,7 @@
 """A model's source -> a Classifier: network, preprocessing, calibration and operating points."""
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,11 +26,13 @@ class OperatingPoint:
         name: as in the bundle.
         threshold: the label is pneumonia from this P(pneumonia) on, in (0, 1).
         uncertain_log_odds: a prediction nearer to the threshold than this, in log-odds, is uncertain.
+        uncertain_error: share of wrong predictions among the uncertain ones of held-out images; None if not measured.
     """
 
     name: str
     threshold: float
     uncertain_log_odds: float
+    uncertain_error: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +52,8 @@ class Classifier:
         training: provenance written by `train.fit`.
         metrics: figures written by `train.evaluate`, or None.
         prior: share of each label for which the calibrated probabilities hold; None if the bundle does not state it.
+        prevalence: share of pneumonia, in (0, 1), for which predictions are stated; by default 0.5. None without a
+            prior, and predictions are then stated as calibrated.
     """
 
     network: Any  # a timm model; nn.Module would hide forward_features and forward_head from the type checker
@@ -63,6 +68,7 @@ class Classifier:
     training: Mapping[str, Any]
     metrics: Mapping[str, Any] | None
     prior: Mapping[str, float] | None = None
+    prevalence: float | None = None
 
     def __repr__(self) -> str:
         labels = ", ".join(self.label_names)
@@ -89,22 +95,47 @@ class Classifier:
         classifier = _load(locate(source))
         return classifier if operating_point is None else classifier.at(operating_point)
 
-    def at(self, operating_point: str) -> "Classifier":
-        """The same model at another of its operating points.
+    def at(self, operating_point: str | None = None, *, prevalence: float | None = None) -> "Classifier":
+        """The same model at another of its operating points, or for another prevalence of pneumonia.
+
+        Args:
+            operating_point: by name; None keeps the one in use.
+            prevalence: share of pneumonia among the images, in (0, 1); None keeps the one in use.
 
         Raises:
-            ValueError: it has none of that name.
+            ValueError: the model has no such operating point, or cannot be stated for this prevalence.
         """
-        if operating_point not in self.operating_points:
-            raise ValueError(
-                f"operating_point is {operating_point!r}; this model has {', '.join(self.operating_points)}."
-            )
-        return replace(self, operating_point=self.operating_points[operating_point])
+        classifier = self
+        if operating_point is not None:
+            if operating_point not in self.operating_points:
+                raise ValueError(
+                    f"operating_point is {operating_point!r}; this model has {', '.join(self.operating_points)}."
+                )
+            classifier = replace(classifier, operating_point=self.operating_points[operating_point])
+        if prevalence is not None:
+            if not 0 < prevalence < 1:
+                raise ValueError(f"prevalence is {prevalence!r}; expected a share between 0 and 1, such as 0.3.")
+            if self.prior is None:
+                raise ValueError("prevalence cannot be set: the bundle of this model does not state its prior.")
+            classifier = replace(classifier, prevalence=prevalence)
+        return classifier
+
+    def log_odds_shift(self) -> float:
+        """What `prevalence` adds to the calibrated log-odds of pneumonia.
+
+        Saerens, Latinne, Decaestecker, *Adjusting the outputs of a classifier to new a priori probabilities*, Neural
+        Computation 14 (2002), equation 4, for two classes.
+        """
+        if self.prior is None or self.prevalence is None:
+            return 0.0
+        normal = self.prior["NORMAL"]
+        return math.log(self.prevalence / (1 - self.prevalence)) - math.log((1 - normal) / normal)
 
     def features(self, batch: Tensor) -> Tensor:
         """`(B, C, H, W)` float32 -> `(B, D, h, w)` float32: the only pass through the backbone."""
-        with torch.no_grad():
-            features: Tensor = self.network.forward_features(batch)  # (B, D, h, w)
+        # Outside of the caller's inference mode, whose tensors autograd refuses in Grad-CAM.
+        with torch.inference_mode(False), torch.no_grad():
+            features: Tensor = self.network.forward_features(batch.float())  # (B, D, h, w)
         return features
 
     def head(self, features: Tensor) -> Tensor:
@@ -158,7 +189,7 @@ def _load(snapshot: Snapshot) -> Classifier:
         raise BundleError(snapshot.without_path(str(error))) from None
     preprocessing = {key: getattr(config.pretrained_cfg, key) for key in Preprocessing.model_fields}
     points = {
-        name: OperatingPoint(name, point.threshold, point.uncertain_log_odds)
+        name: OperatingPoint(name, point.threshold, point.uncertain_log_odds, point.band.error if point.band else None)
         for name, point in description.operating_points.items()
     }
     weights = folder / "model.safetensors"
@@ -175,4 +206,5 @@ def _load(snapshot: Snapshot) -> Classifier:
         training=description.training,
         metrics=metrics,
         prior=description.prior,
+        prevalence=0.5 if description.prior else None,
     )

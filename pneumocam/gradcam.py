@@ -107,9 +107,11 @@ def grad_cam(classifier: Classifier, features: Tensor, target_names: Sequence[st
     # PNEUMONIA is the last output. In a binary model the log-odds replace the logit of that label as well.
     indices = [len(outputs) - 1 if name == "PNEUMONIA" else outputs.index(name) for name in target_names]
     head = _HeadWithPneumonia(classifier)
-    cam: Tensor = LayerGradCam(head, head.features).attribute(
-        features.detach().requires_grad_(), indices, relu_attributions=True
-    )  # (B, 1, h, w)
+    with torch.inference_mode(False), torch.enable_grad():
+        inputs = (features.clone() if features.is_inference() else features.detach()).requires_grad_()
+        cam: Tensor = LayerGradCam(head, head.features).attribute(
+            inputs, indices, relu_attributions=True
+        )  # (B, 1, h, w)
     return cam.detach().squeeze(1).numpy()  # (B, h, w)
 
 

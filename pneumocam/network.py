@@ -25,11 +25,18 @@ def build_network(config: NetworkConfig, folder: Path) -> Any:
     Raises:
         BundleError: timm cannot build the network, the weights do not belong to it, or it is no CNN.
     """
+    # A model that is loaded in inference mode could not be explained later.
+    with torch.inference_mode(False):
+        return _build(config, folder)
+
+
+def _build(config: NetworkConfig, folder: Path) -> Any:
     network = _create(config, folder)
     _load_weights(network, folder / "model.safetensors", config.architecture)
     network = network.float().eval().requires_grad_(False).to(memory_format=torch.channels_last)
     _check_shapes(network, config, folder)
-    images = torch.rand(2, *config.pretrained_cfg.input_size, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, *config.pretrained_cfg.input_size, generator=generator, dtype=torch.float32)
     return fuse_batch_norms(network, images)
 
 

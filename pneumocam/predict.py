@@ -1,14 +1,14 @@
-"""Radiographs -> Predictions: one pass through the backbone gives the answer, and on demand its Grad-CAM."""
+"""Radiographs -> Predictions: one pass through the backbone gives the prediction and, on demand, its Grad-CAM."""
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -16,16 +16,17 @@ from torch import Tensor
 from pneumocam import DISCLAIMER
 from pneumocam.classifier import Classifier, OperatingPoint
 from pneumocam.gradcam import Saliency, grad_cam, input_box, targets
-from pneumocam.image import Radiograph, RadiographError, Source, load_radiograph
+from pneumocam.image import InternalError, Radiograph, RadiographError, Source, load_radiograph
 from pneumocam.overlay import COLOUR_MAP, draw_overlay
 
 SCHEMA_VERSION = 1
-MAX_BATCH = 8  # films in one pass through the backbone: few enough that PyTorch computes each as it would alone
+MAX_BATCH = 8  # images in one pass: up to this number, PyTorch computes each image as it would alone
+Status = Literal["ok", "uncertain", "rejected"]
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Why an answer is not simply `ok`: a code for programs and a sentence for people."""
+    """Why a status is not `ok`: a code for programs and a sentence for people."""
 
     code: str
     message: str
@@ -33,26 +34,24 @@ class Reason:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What the model answers for one radiograph.
+    """The classification of one radiograph.
 
     Attributes:
-        status: `ok`; `uncertain`, an answer too near to the operating point's threshold; or `rejected`, no answer.
-        label: NORMAL below the operating point's threshold, else the most probable kind of pneumonia; None if rejected.
-        probabilities: calibrated, in label order, summing to 1; empty if rejected.
+        status: `ok`; `uncertain`, close to the operating point's threshold; or `rejected`, no prediction.
+        label: NORMAL below the operating point's threshold, else the most probable subtype of pneumonia; None if
+            rejected.
+        probabilities: calibrated, for the classifier's prevalence, in label order, summing to 1; empty if rejected.
         reason: given unless the status is `ok`.
-        operating_point: the threshold in use.
-        model_id, revision: as in `Classifier`.
+        classifier: the model, with the operating point and the prevalence in use.
+        radiograph: the classified image; None if rejected.
     """
 
-    status: Literal["ok", "uncertain", "rejected"]
+    status: Status
     label: str | None
     probabilities: Mapping[str, float]
     reason: Reason | None
-    operating_point: OperatingPoint
-    model_id: str
-    revision: str
-    _classifier: Classifier = field(repr=False)
-    _radiograph: Radiograph | None = field(default=None, repr=False)
+    classifier: Classifier = field(repr=False)
+    radiograph: Radiograph | None = field(default=None, repr=False)
     _features: Tensor | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
@@ -66,163 +65,220 @@ class Prediction:
         return prediction_html(self)
 
     @property
-    def classifier(self) -> Classifier:
-        """What gave this answer."""
-        return self._classifier
+    def operating_point(self) -> OperatingPoint:
+        """The threshold in use."""
+        return self.classifier.operating_point
 
     @property
-    def radiograph(self) -> Radiograph | None:
-        """The film that was answered; None if rejected."""
-        return self._radiograph
+    def prevalence(self) -> float | None:
+        """The share of pneumonia for which the probabilities are stated; None if the model does not state it."""
+        return self.classifier.prevalence
 
     @property
     def p_pneumonia(self) -> float | None:
-        """P(any kind of pneumonia) in [0, 1]; None if rejected."""
+        """P(any subtype of pneumonia) in [0, 1]; None if rejected."""
         if not self.probabilities:
             return None
         return min(1.0, sum(p for name, p in self.probabilities.items() if name != "NORMAL"))  # rounding exceeds 1
 
-    def at(self, operating_point: str) -> "Prediction":
-        """The same film's answer at another of the model's operating points; the backbone does not run again.
+    def at(self, operating_point: str | None = None, *, prevalence: float | None = None) -> "Prediction":
+        """The prediction at another operating point or prevalence; the backbone does not run again.
 
         Raises:
-            ValueError: the model has none of that name.
+            ValueError: as in `Classifier.at`.
         """
-        classifier = self._classifier.at(operating_point)
-        if self.status == "rejected" or self._radiograph is None or self._features is None:
-            return replace(self, operating_point=classifier.operating_point, _classifier=classifier)
-        return judge(classifier, self._radiograph, self._features)
+        classifier = self.classifier.at(operating_point, prevalence=prevalence)
+        if self.radiograph is None or self._features is None:
+            return Prediction(self.status, self.label, self.probabilities, self.reason, classifier, self.radiograph)
+        return classify(classifier, self.radiograph, self._features)
 
     def probability(self, target: str) -> float:
-        """Of one label, or of `PNEUMONIA` for all its kinds together."""
+        """Of one label, or of `PNEUMONIA`, the sum over its subtypes."""
         if target == "PNEUMONIA" and self.p_pneumonia is not None:
             return self.p_pneumonia
         return self.probabilities[target]
 
     def explain(self, target: str | None = None) -> Saliency:
-        """Grad-CAM for the class that was answered, or for another one; the backbone does not run again.
+        """Grad-CAM for the predicted class or another one; the backbone does not run again.
 
         Args:
-            target: one of the labels, or `PNEUMONIA` for its kinds together against NORMAL.
+            target: one of the labels, or `PNEUMONIA` for any subtype against NORMAL.
 
         Raises:
-            ValueError: the target is unknown, or the prediction was rejected and there is nothing to explain.
+            ValueError: the target is unknown, or the image was rejected.
         """
-        if self._features is None or self._radiograph is None or self.label is None:
-            raise ValueError("A rejected radiograph has no answer to explain.")
+        if self._features is None or self.radiograph is None or self.label is None:
+            raise ValueError("A rejected image has no prediction to explain.")
         name = self.label if target is None else target
-        cam = grad_cam(self._classifier, self._features[None], [name])[0]  # (h, w)
-        size = self._radiograph.width, self._radiograph.height
-        return Saliency(cam, name, input_box(self._classifier.preprocessing, *size), size, self._radiograph)
+        cam = grad_cam(self.classifier, self._features[None], [name])[0]  # (h, w)
+        size = self.radiograph.width, self.radiograph.height
+        return Saliency(cam, name, input_box(self.classifier.preprocessing, *size), size, self.radiograph)
 
     def overlay(self, target: str | None = None, *, opacity: float = 0.6, colour_map: str = COLOUR_MAP) -> Image.Image:
-        """The upload with the map of `explain(target)` over it, labelled; see `saliency.draw_overlay`."""
+        """The upload with the map of `explain(target)` over it, labelled; see `overlay.draw_overlay`."""
         saliency = self.explain(target)
-        if self._radiograph is None:
-            raise ValueError("A rejected radiograph has no picture to draw on.")
+        if self.radiograph is None:
+            raise ValueError("A rejected image has no picture to draw on.")
         caption = f"{saliency.target} {self.probability(saliency.target):.0%}"
         if self.status == "uncertain":
             caption += " (uncertain)"
-        return draw_overlay(self._radiograph, saliency, caption, opacity=opacity, colour_map=colour_map)
+        return draw_overlay(self.radiograph, saliency, caption, opacity=opacity, colour_map=colour_map)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, the same from Python, CLI and API."""
+        """Plain JSON values, the same in Python, CLI and API."""
+        radiograph, point = self.radiograph, self.operating_point
         return {
             "schema_version": SCHEMA_VERSION,
             "status": self.status,
             "label": self.label,
             "probabilities": dict(self.probabilities),
             "p_pneumonia": self.p_pneumonia,
+            "prevalence": self.prevalence,
             "reason": self.reason and {"code": self.reason.code, "message": self.reason.message},
-            "operating_point": {"name": self.operating_point.name, "threshold": self.operating_point.threshold},
-            "model": {"id": self.model_id, "revision": self.revision},
+            "image": radiograph
+            and {
+                "format": radiograph.source_format,
+                "width": radiograph.width,
+                "height": radiograph.height,
+                "steps": list(radiograph.steps),
+            },
+            "operating_point": {"name": point.name, "threshold": point.threshold},
+            "model": {"id": self.classifier.id, "revision": self.classifier.revision},
             "disclaimer": DISCLAIMER,
         }
 
 
-def predict(classifier: Classifier, source: Source | Radiograph) -> Prediction:
-    """Answer for one radiograph; safe to call from several threads on one classifier.
+def predict(classifier: Classifier, source: Source | Radiograph, *, prevalence: float | None = None) -> Prediction:
+    """Classify one radiograph. Several threads may share a classifier.
 
     Args:
         classifier: from `Classifier.from_pretrained`.
-        source: whatever `load_radiograph` takes, or what it gave.
+        source: what `load_radiograph` takes, or a radiograph.
+        prevalence: share of pneumonia for which the probabilities are stated, in (0, 1); by default the classifier's.
 
     Raises:
         RadiographError: the source is no usable radiograph.
+        InternalError: the image could not be decoded for want of memory, time or a process.
         OSError: the file cannot be read.
+        ValueError: as in `Classifier.at`.
     """
     radiograph = source if isinstance(source, Radiograph) else load_radiograph(source)
-    return _answer(classifier, [radiograph], map)[0]
+    return _predictions(classifier.at(prevalence=prevalence), [radiograph], map)[0]
+
+
+def try_predict(
+    classifier: Classifier,
+    source: Source | Radiograph,
+    classify: Callable[[Source | Radiograph], Prediction] | None = None,
+) -> Prediction:
+    """Classify one image; an image that cannot be read is `rejected` with its reason instead of an exception.
+
+    Args:
+        classifier: the model, at the operating point and prevalence of the prediction.
+        source: what `load_radiograph` takes, or a radiograph.
+        classify: another way to call the same model, such as a `Batcher`.
+    """
+    try:
+        return (classify or partial(predict, classifier))(source)
+    except _UNREADABLE as error:
+        return rejected(classifier, reason_of(error))
 
 
 def predict_many(
-    classifier: Classifier, sources: Iterable[Source | Radiograph], *, batch_size: int = 16
+    classifier: Classifier,
+    sources: Iterable[Source | Radiograph],
+    *,
+    batch_size: int = 16,
+    load: Callable[[Any], Radiograph] = load_radiograph,
 ) -> Iterator[Prediction]:
-    """Answer for a stream of radiographs in its order, a batch at a time; what cannot be read is `rejected`."""
+    """Classify a stream of images in order, a batch at a time; an unreadable image is `rejected`.
+
+    Args:
+        classifier: the model.
+        sources: what `load` takes, or radiographs.
+        batch_size: images that are read and classified together, at least 1.
+        load: reads a source, such as `load_radiograph` with other limits.
+
+    Raises:
+        ValueError: batch_size is less than 1.
+    """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
     pending = iter(sources)
     with ThreadPoolExecutor() as pool:
         while batch := list(islice(pending, batch_size)):
-            loaded = list(pool.map(_load, batch))
-            answers = iter(_answer(classifier, [x for x in loaded if isinstance(x, Radiograph)], pool.map))
+            loaded = list(pool.map(partial(_load, load), batch))
+            predictions = iter(_predictions(classifier, [x for x in loaded if isinstance(x, Radiograph)], pool.map))
             for item in loaded:
-                yield next(answers) if isinstance(item, Radiograph) else rejected(classifier, item)
+                yield next(predictions) if isinstance(item, Radiograph) else rejected(classifier, item)
 
 
 def describe(classifier: Classifier) -> dict[str, Any]:
-    """What a program may want to know of the model that answers, as plain JSON values."""
+    """Facts of a model as plain JSON values."""
     return {
         "model": {"id": classifier.id, "revision": classifier.revision},
         "labels": list(classifier.label_names),
         "explains": list(targets(classifier)),
         "preprocessing": {key: list(x) if isinstance(x, tuple) else x for key, x in classifier.preprocessing.items()},
         "temperature": classifier.temperature,
+        "prior": classifier.prior and dict(classifier.prior),
+        "prevalence": classifier.prevalence,
         "operating_point": vars(classifier.operating_point),
         "operating_points": {name: vars(point) for name, point in classifier.operating_points.items()},
         "metrics": classifier.metrics,
     }
 
 
-def _load(source: Source | Radiograph) -> Radiograph | Reason:
-    try:
-        return source if isinstance(source, Radiograph) else load_radiograph(source)
-    except RadiographError as error:
-        return Reason(error.code, str(error))
-    except OSError as error:
+_UNREADABLE = (RadiographError, InternalError, MemoryError, OSError)
+
+
+def reason_of(error: BaseException) -> Reason:
+    """Why an image could not be read: the image's fault, the file's, or, as `internal_error`, the service's."""
+    if isinstance(error, RadiographError | InternalError):
+        return Reason(error.code, error.message)
+    if isinstance(error, OSError):
         return Reason("unreadable_file", f"The file cannot be read: {error.strerror or type(error).__name__}.")
+    return Reason(InternalError.code, "There was not enough memory to read the image. Try again later.")
 
 
 def rejected(classifier: Classifier, reason: Reason) -> Prediction:
-    """No answer, and why."""
-    point = classifier.operating_point
-    return Prediction("rejected", None, {}, reason, point, classifier.id, classifier.revision, classifier)
+    """No prediction, and why."""
+    return Prediction("rejected", None, {}, reason, classifier)
 
 
-def _answer(classifier: Classifier, radiographs: list[Radiograph], each: Callable[..., Any]) -> list[Prediction]:
+def _load(load: Callable[[Any], Radiograph], source: Source | Radiograph) -> Radiograph | Reason:
+    try:
+        return source if isinstance(source, Radiograph) else load(source)
+    except _UNREADABLE as error:
+        return reason_of(error)
+
+
+def _predictions(classifier: Classifier, radiographs: list[Radiograph], each: Callable[..., Any]) -> list[Prediction]:
     if not radiographs:
         return []
     batch = torch.stack([classifier.transform(radiograph) for radiograph in radiographs])  # (B, C, H, W)
     parts = each(partial(features_of, classifier), torch.split(batch, MAX_BATCH))
     features = [one for part in parts for one in part]  # (D, h, w) each
-    return [judge(classifier, radiograph, one) for radiograph, one in zip(radiographs, features, strict=True)]
+    return [classify(classifier, radiograph, one) for radiograph, one in zip(radiographs, features, strict=True)]
 
 
 def features_of(classifier: Classifier, batch: Tensor) -> list[Tensor]:
-    """`(B, C, H, W)`, B up to `MAX_BATCH`, -> the `(D, h, w)` features of each film.
+    """`(B, C, H, W)`, B up to `MAX_BATCH`, -> the `(D, h, w)` features of each image.
 
-    They are the same whatever its company: to the last bit for the bundled architecture, within rounding for others.
+    They do not depend on the rest of the batch: bit for bit in the bundled architecture, within rounding in others.
     """
     with _one_thread:
         features = classifier.features(batch)  # (B, D, h, w)
-    # Copies, or a prediction that is kept would keep the features of its whole batch.
-    return [one.clone() for one in features]
+    # Copies, because a view would keep the features of the whole batch in memory.
+    with torch.inference_mode(False):
+        return [one.clone() for one in features]
 
 
 class _OneThread:
-    """Let PyTorch compute on the calling thread alone: on several, last digits depend on their number and on the batch.
+    """Makes PyTorch compute on the calling thread alone: the last digits depend on the number of threads.
 
-    Its setting is for a thread and for all those that are new to PyTorch, so what it was is known outside of any pass.
+    `torch.set_num_threads` also affects threads that are new to PyTorch, so the old value is read only while no pass
+    runs.
     """
 
     def __init__(self) -> None:
@@ -246,39 +302,45 @@ class _OneThread:
 _one_thread = _OneThread()
 
 
-def judge(classifier: Classifier, radiograph: Radiograph, features: Tensor) -> Prediction:
-    """The answer from one film's features, at the classifier's operating point; a film's own, whatever its batch.
+def classify(classifier: Classifier, radiograph: Radiograph, features: Tensor) -> Prediction:
+    """Classify one image from its features, independent of the batch.
 
     Args:
         classifier: whose features these are.
-        radiograph: the film.
+        radiograph: the image.
         features: `(D, h, w)` float32, a row of `classifier.features`.
     """
     with torch.no_grad(), _one_thread:
-        logits = classifier.head(features[None]).double()  # (1, K)
-    row = (logits / classifier.temperature).softmax(1)[0].numpy()  # (K,)
+        logits = classifier.head(features[None]).double() / classifier.temperature  # (1, K)
+        ill = torch.tensor([name != "NORMAL" for name in classifier.label_names])  # (K,)
+        logits = logits + classifier.log_odds_shift() * ill
+    row = logits.softmax(1)[0].numpy()  # (K,)
     probabilities = dict(zip(classifier.label_names, row.tolist(), strict=True))
     point = classifier.operating_point
-    kinds = [name for name in classifier.label_names if name != "NORMAL"]
-    pneumonia = sum(probabilities[name] for name in kinds)
+    subtypes = [name for name in classifier.label_names if name != "NORMAL"]
+    pneumonia = sum(probabilities[name] for name in subtypes)
     positive = pneumonia >= point.threshold
-    with np.errstate(divide="ignore"):
-        odds = np.log([pneumonia, probabilities["NORMAL"], point.threshold, 1 - point.threshold])
-    reason = None
-    if abs((odds[0] - odds[1]) - (odds[2] - odds[3])) < point.uncertain_log_odds:
-        reason = Reason(
-            "near_threshold",
-            f"P(pneumonia) is {pneumonia:.2f}, too near to the threshold of {point.threshold:.2f} to lean either way.",
-        )
+    distance = abs(_log_odds(pneumonia, probabilities["NORMAL"]) - _log_odds(point.threshold, 1 - point.threshold))
+    uncertain = distance < point.uncertain_log_odds
     return Prediction(
-        status="uncertain" if reason else "ok",
-        label=max(kinds, key=probabilities.__getitem__) if positive else "NORMAL",
+        status="uncertain" if uncertain else "ok",
+        label=max(subtypes, key=probabilities.__getitem__) if positive else "NORMAL",
         probabilities=probabilities,
-        reason=reason,
-        operating_point=point,
-        model_id=classifier.id,
-        revision=classifier.revision,
-        _classifier=classifier,
-        _radiograph=radiograph,
+        reason=_near_threshold(pneumonia, point) if uncertain else None,
+        classifier=classifier,
+        radiograph=radiograph,
         _features=features,
     )
+
+
+def _log_odds(p: float, q: float) -> float:
+    return math.log(p / q) if p > 0 and q > 0 else math.inf if q <= 0 else -math.inf
+
+
+def _near_threshold(pneumonia: float, point: OperatingPoint) -> Reason:
+    positive = pneumonia >= point.threshold
+    leaning = f"pneumonia ({pneumonia:.0%})" if positive else f"normal ({1 - pneumonia:.0%})"
+    message = f"Uncertain, leaning {leaning}."
+    if point.uncertain_error is not None:
+        message += f" In testing, {point.uncertain_error:.0%} of such predictions were wrong."
+    return Reason("near_threshold", message)

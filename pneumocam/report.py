@@ -200,8 +200,8 @@ def _draw_facts(axes: Axes, prediction: Prediction) -> float:
     steps = "; ".join(radiograph.steps) or "none, the pixels are as they came"
     left = _draw_fact(axes, "Steps", steps, MARGIN, left)
     right = _title(axes, "Model", RIGHT, y)
-    right = _draw_fact(axes, "Id", prediction.model_id, RIGHT, right)
-    right = _draw_fact(axes, "Revision", prediction.revision, RIGHT, right)
+    right = _draw_fact(axes, "Id", prediction.classifier.id, RIGHT, right)
+    right = _draw_fact(axes, "Revision", prediction.classifier.revision, RIGHT, right)
     right = _draw_fact(axes, "Software", f"PneumoCAM {__version__}", RIGHT, right)
 
     y = _title(axes, "Limits", MARGIN, max(left, right) + GAP, INNER)

@@ -5,13 +5,14 @@ HTTP, Gradio's endpoints, the MCP tools and the Inference Endpoint's handler all
 
 import io
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from pneumocam import DISCLAIMER, Classifier, Prediction, RadiographError, Reason, targets
-from pneumocam.predict import rejected
+from pneumocam import DISCLAIMER, Classifier, Prediction, targets
+from pneumocam.predict import try_predict
 from pneumocam.service.errors import RequestError
 
 Kind = Literal["png", "jpeg", "webp"]
@@ -74,6 +75,15 @@ class ModelAnswer(BaseModel):
     revision: str = Field(description="The commit on the Hub, or sha256: and the beginning of the weights' hash.")
 
 
+class ImageAnswer(BaseModel):
+    """The image as it was read."""
+
+    format: str
+    width: int = Field(description="In pixels.")
+    height: int = Field(description="In pixels.")
+    steps: list[str] = Field(description="Corrections and conversions that were applied, in order.")
+
+
 class PredictionAnswer(BaseModel):
     """`Prediction.to_dict()`: the same from Python, command line and every interface of the service."""
 
@@ -82,7 +92,11 @@ class PredictionAnswer(BaseModel):
     label: str | None = Field(description="NORMAL, or the most probable kind of pneumonia; null if rejected.")
     probabilities: dict[str, Probability] = Field(description="Calibrated, of each class; empty if rejected.")
     p_pneumonia: Probability | None = Field(description="Of any kind of pneumonia; null if rejected.")
+    prevalence: float | None = Field(
+        gt=0, lt=1, description="Share of pneumonia for which the probabilities hold; null if the model has no prior."
+    )
     reason: ReasonAnswer | None = Field(description="Given unless the status is ok.")
+    image: ImageAnswer | None = Field(description="The image as it was read; null if rejected.")
     operating_point: PointAnswer
     model: ModelAnswer
     disclaimer: str = Field(description=DISCLAIMER)
@@ -166,13 +180,8 @@ def classify_or_reject(classify: Any, data: bytes, operating_point: str | None) 
         data: the image file.
         operating_point: by name; None for the model's own.
     """
-    try:
-        prediction: Prediction = classify(data, operating_point=operating_point)
-    except RadiographError as error:
-        classifier: Classifier = classify.classifier
-        at = classifier.at(operating_point) if operating_point else classifier
-        return rejected(at, Reason(error.code, error.message))
-    return prediction
+    classifier: Classifier = classify.classifier
+    return try_predict(classifier.at(operating_point), data, partial(classify, operating_point=operating_point))
 
 
 def classify_each(classify: Any, data: bytes, operating_point: str | None) -> dict[str, Any]:

@@ -57,8 +57,7 @@ class Endpoints:
         try:
             data = image if isinstance(image, bytes) else image()
         except (RadiographError, RequestError) as error:
-            at = self.classifier.at(point) if point else self.classifier
-            return rejected(at, Reason(error.code, error.message)).to_dict()
+            return rejected(self.classifier.at(point), Reason(error.code, error.message)).to_dict()
         return await self.engine.run(classify_each, data, point)
 
     async def describe_model(self) -> dict[str, Any]:

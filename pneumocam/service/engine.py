@@ -13,7 +13,7 @@ from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 
 from pneumocam import Classifier
-from pneumocam.batching import Batcher, without_python
+from pneumocam.batching import Batcher, traced
 from pneumocam.service.errors import RequestError
 from pneumocam.service.limits import LIMITS, Limits
 
@@ -81,7 +81,7 @@ class Engine:
 
 
 def _batcher(classifier: Classifier, cores: int) -> Batcher:
-    return Batcher(without_python(classifier), passes=min(4, cores))  # more only wait for the interpreter
+    return Batcher(traced(classifier), passes=min(4, cores))  # more only wait for the interpreter
 
 
 _worker: Batcher

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from pneumocam import Classifier, Prediction, predict
-from pneumocam.predict import judge
+from pneumocam.predict import classify
 from pneumocam.service import page
 from tests.conftest import EXAMPLES
 
@@ -44,7 +44,7 @@ def test_maps_are_relative_to_their_peak(bundled: Classifier, prediction: Predic
 def test_an_empty_map_is_none(bundled: Classifier, prediction: Prediction) -> None:
     assert prediction.radiograph
     features = bundled.features(bundled.transform(prediction.radiograph)[None])[0]  # (D, h, w)
-    nothing = judge(bundled, prediction.radiograph, torch.zeros_like(features))
+    nothing = classify(bundled, prediction.radiograph, torch.zeros_like(features))
     assert set(page.row_of(nothing, "a")["maps"].values()) == {None}
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pneumocam import Classifier, NotAnImage, Prediction, Radiograph, load_radiograph, predict, predict_many
-from pneumocam.batching import Batcher, without_python
+from pneumocam.batching import Batcher, traced
 from pneumocam.predict import MAX_BATCH
 from tests.conftest import EXAMPLES
 
@@ -69,7 +69,7 @@ def held_up(
     one = pool.submit(batcher, first)
     assert network.entered.acquire(timeout=60)
     others = [pool.submit(batcher, film) for film in waiting]
-    while batcher._waiting.qsize() < len(waiting):
+    while batcher.waiting < len(waiting):
         done, _ = wait(others, 0.002)
         assert not done
     return one, others
@@ -99,7 +99,7 @@ def test_a_film_gets_its_own_answer_whatever_its_company(
 def test_nor_does_it_show_that_python_has_no_part_in_a_pass(
     gated: Classifier, films: list[Radiograph], alone: list[Any], pool: ThreadPoolExecutor, max_batch: int
 ) -> None:
-    recorded = without_python(gated)
+    recorded = traced(gated)
     gated.network.passes.clear()
     batcher = Batcher(recorded, max_batch=max_batch, passes=2)
     assert [numbers(answer) for answer in pool.map(batcher, films)] == alone
@@ -122,8 +122,8 @@ def test_a_network_that_cannot_be_recorded_stays_as_it_is(
         return decides(batch)
 
     monkeypatch.setattr(gated.network, "forward_features", {"decides": decides, "refuses": refuses}[kind])
-    assert without_python(gated) is gated
-    answer = Batcher(without_python(gated))(films[0])
+    assert traced(gated) is gated
+    answer = Batcher(traced(gated))(films[0])
     assert answer.to_dict() == predict(gated, films[0]).to_dict()
 
 
@@ -250,7 +250,7 @@ def test_passes_run_side_by_side_and_share_what_waits(
     for _ in first:
         assert gated.network.entered.acquire(timeout=60)  # both are in the network, each in a pass of its own
     others = [pool.submit(batcher, film) for film in films[2:10]]
-    while batcher._waiting.qsize() < len(others):
+    while batcher.waiting < len(others):
         done, _ = wait(others, 0.002)
         assert not done
     gated.network.open.set()

@@ -136,10 +136,8 @@ def test_nearer_to_the_threshold_than_the_band_is_uncertain(make_classifier: Mak
     inside = predict(with_point(classifier, threshold, distance * 1.001), film())
     outside = predict(with_point(classifier, threshold, distance * 0.999), film())
     assert inside.status == "uncertain"
-    assert inside.reason == Reason(
-        "near_threshold",
-        f"P(pneumonia) is {p:.2f}, too near to the threshold of {threshold:.2f} to lean either way.",
-    )
+    leaning = f"pneumonia ({p:.0%})" if p >= threshold else f"normal ({1 - p:.0%})"
+    assert inside.reason == Reason("near_threshold", f"Uncertain, leaning {leaning}.")
     assert (outside.status, outside.reason) == ("ok", None)
     assert inside.label == outside.label
     assert inside.probabilities == outside.probabilities
@@ -163,8 +161,10 @@ def test_every_way_to_hand_over_a_film_gives_one_answer(make_classifier: MakeCla
         load_radiograph(path),
         load_radiograph(path).pixels,
     ]
-    answers = [predict(classifier, way) for way in ways]
-    assert all(answer.to_dict() == answers[0].to_dict() for answer in answers)
+    answers = [predict(classifier, way).to_dict() for way in ways]
+    formats = [answer["image"].pop("format") for answer in answers]
+    assert all(answer == answers[0] for answer in answers)
+    assert formats == ["JPEG", "JPEG", "JPEG", "JPEG", "array"]
 
 
 # One JSON
@@ -180,7 +180,9 @@ def test_to_dict_is_plain_json(make_classifier: MakeClassifier) -> None:
         "label": answer.label,
         "probabilities": dict(answer.probabilities),
         "p_pneumonia": answer.p_pneumonia,
+        "prevalence": None,
         "reason": None,
+        "image": {"format": "array", "width": 90, "height": 70, "steps": []},
         "operating_point": {"name": "test", "threshold": 0.25},
         "model": {"id": "local-dir:bundle", "revision": classifier.revision},
         "disclaimer": "Research and teaching only: not a diagnosis.",
@@ -194,7 +196,7 @@ def test_to_dict_of_a_rejection_is_plain_json(make_classifier: MakeClassifier) -
     assert (facts["status"], facts["label"], facts["probabilities"]) == ("rejected", None, {})
     assert facts["p_pneumonia"] is None
     assert facts["reason"]["code"] == "not_an_image"
-    assert facts["model"] == {"id": "local-dir:bundle", "revision": answer.revision}
+    assert facts["model"] == {"id": "local-dir:bundle", "revision": answer.classifier.revision}
 
 
 # Streams
@@ -269,7 +271,7 @@ def test_an_answer_knows_its_film_and_its_model(make_classifier: MakeClassifier)
 def test_a_rejected_film_has_nothing_to_explain(make_classifier: MakeClassifier) -> None:
     (answer,) = predict_many(make_classifier(), [b"words"])
     for ask in (answer.explain, answer.overlay):
-        with pytest.raises(ValueError, match="A rejected radiograph has no answer to explain"):
+        with pytest.raises(ValueError, match="A rejected image has no prediction to explain"):
             ask("NORMAL")
 
 

@@ -145,7 +145,8 @@ def test_the_uncertain_band_is_where_answers_are_uncertain(bundled: Classifier, 
     text = text_of(report(predict(replace(bundled, operating_point=point), BACTERIAL)))
     assert f"from P(pneumonia) = 50.0% on, and uncertain between {1 - p:.1%} and {p:.1%}." in text
     assert "line: threshold; shaded: uncertain" in text
-    without = text_of(report(replace(sure, operating_point=replace(point, uncertain_log_odds=0.0))))
+    narrow = replace(bundled, operating_point=replace(point, uncertain_log_odds=0.0))
+    without = text_of(report(predict(narrow, BACTERIAL)))
     assert "Called pneumonia from P(pneumonia) = 50.0% on." in without
     assert "shaded" not in without
 
