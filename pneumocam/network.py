@@ -88,7 +88,7 @@ def _check_shapes(network: Any, config: NetworkConfig, folder: Path) -> None:
     channels, height, width = config.pretrained_cfg.input_size
     try:
         with torch.no_grad():
-            features = network.forward_features(torch.zeros(1, channels, height, width))
+            features = network.forward_features(torch.zeros(1, channels, height, width, dtype=torch.float32))
             logits = network.forward_head(features)
     except Exception as error:
         raise BundleError(f"{place}: {name} takes no input of {channels}x{height}x{width}: {error}") from error
