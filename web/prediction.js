@@ -112,16 +112,28 @@ export function at(row, info, { point, prevalence }) {
   const p = pneumonia(probabilities);
   const { threshold, band } = info.points[name];
   const uncertain = band[0] < p && p < band[1];
-  const message = `P(pneumonia) is ${p.toFixed(2)} and the threshold ${threshold.toFixed(2)}: an uncertain prediction.`;
   return {
     ...prediction,
     status: uncertain ? "uncertain" : "ok",
     label: p >= threshold ? mostProbableKind(probabilities) : "NORMAL",
     probabilities,
     p_pneumonia: p,
-    reason: uncertain ? { code: "near_threshold", message } : null,
+    reason: uncertain ? nearThreshold(p, info.points[name]) : null,
     prevalence,
   };
+}
+
+/**
+ * The reason in Python's words.
+ * @param {number} p of pneumonia
+ * @param {Point} point
+ */
+function nearThreshold(p, { threshold, measured }) {
+  const percent = (/** @type {number} */ share) => `${(100 * share).toFixed(0)}%`;
+  const leaning = p >= threshold ? `pneumonia (${percent(p)})` : `normal (${percent(1 - p)})`;
+  const error = measured?.uncertain_error;
+  const tested = error == null ? "" : ` In testing, ${percent(error)} of such predictions were wrong.`;
+  return { code: "near_threshold", message: `Uncertain, leaning ${leaning}.${tested}` };
 }
 
 /** @param {Record<string, number>} probabilities */

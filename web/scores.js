@@ -33,9 +33,11 @@ export function cells(row, info, settings) {
     label: prediction.label ?? "",
     ...Object.fromEntries(Object.entries(prediction.probabilities).map(([k, p]) => [`p_${k.toLowerCase()}`, fixed(p)])),
     p_pneumonia: fixed(prediction.p_pneumonia),
+    code: prediction.reason?.code ?? "",
     reason: prediction.reason?.message ?? "",
+    prevalence: prediction.prevalence ?? "",
   };
-  return { ...made, ...changed, ...("prevalence" in made ? { prevalence: prediction.prevalence } : {}) };
+  return { ...made, ...changed };
 }
 
 /**

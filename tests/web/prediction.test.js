@@ -58,6 +58,7 @@ test("threshold and uncertainty are those of the shifted probability", () => {
   assert.deepEqual([rare.status, rare.label, rare.reason, rare.prevalence], ["ok", "NORMAL", null, 0.01]);
   const some = at(ROW, INFO, { point: "screening", prevalence: 0.1 });
   assert.deepEqual([some.status, some.label, some.reason?.code], ["uncertain", "BACTERIAL", "near_threshold"]);
+  assert.equal(some.reason?.message, "Uncertain, leaning pneumonia (31%).");
   const often = at(ROW, INFO, { point: null, prevalence: 0.9 });
   assert.deepEqual([often.status, often.label], ["ok", "BACTERIAL"]);
 });
