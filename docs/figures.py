@@ -10,7 +10,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable
-from contextlib import redirect_stdout
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
 from textwrap import fill
@@ -234,10 +234,10 @@ def examples() -> str:
 
 def output() -> str:
     printed = io.StringIO()
-    with redirect_stdout(printed):
-        command_line(["predict", *(str(ROOT / "examples" / name) for name in EXAMPLES)])
-    text = printed.getvalue().replace(f"{ROOT}/", "")
-    return f"```\n{text.rstrip()}\n```"
+    with chdir(ROOT), redirect_stdout(printed), redirect_stderr(io.StringIO()):
+        command_line(["predict", *(f"examples/{name}" for name in EXAMPLES)])
+    lines = [line.rstrip() for line in printed.getvalue().splitlines()]
+    return "\n".join(["```", *lines, "```"])
 
 
 def load() -> str:
