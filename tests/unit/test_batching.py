@@ -88,6 +88,7 @@ def numbers(prediction: Prediction) -> list[Any]:
     return [prediction.to_dict(), *maps]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_batch", [1, 3, MAX_BATCH])
 def test_a_film_gets_its_own_answer_whatever_its_company(
     bundled: Classifier, films: list[Radiograph], alone: list[Any], pool: ThreadPoolExecutor, max_batch: int
@@ -95,6 +96,7 @@ def test_a_film_gets_its_own_answer_whatever_its_company(
     assert [numbers(answer) for answer in pool.map(Batcher(bundled, max_batch=max_batch), films)] == alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_batch", [1, 3, MAX_BATCH])
 def test_nor_does_it_show_that_python_has_no_part_in_a_pass(
     gated: Classifier, films: list[Radiograph], alone: list[Any], pool: ThreadPoolExecutor, max_batch: int
@@ -106,6 +108,7 @@ def test_nor_does_it_show_that_python_has_no_part_in_a_pass(
     assert gated.network.passes == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["decides", "refuses"])
 def test_a_network_that_cannot_be_recorded_stays_as_it_is(
     gated: Classifier, films: list[Radiograph], monkeypatch: pytest.MonkeyPatch, kind: str

@@ -54,6 +54,7 @@ def logits(classifier: Classifier, film: Path) -> Tensor:
 # From a folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_logits_are_those_of_timm_alone(make_bundle: MakeBundle, architecture: str, channels: int) -> None:
@@ -114,6 +115,7 @@ def test_a_source_of_another_form_is_refused(source: str) -> None:
         Classifier.from_pretrained(source)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
 def test_a_network_without_a_feature_map_is_refused(make_bundle: MakeBundle, architecture: str) -> None:
     bundle = make_bundle(architecture, size=(224, 224))
@@ -350,6 +352,7 @@ KEYS = {
 CHANGES = st.sampled_from([(name, path) for name, paths in KEYS.items() for path in paths])
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(st.tuples(CHANGES, JUNK), min_size=1, max_size=2))
 @example(changes=[(("config.json", ("label_names",)), 5)])

@@ -16,6 +16,7 @@ README = (ROOT / "README.md").read_text()
 METRICS = json.loads((ROOT / "model" / "metrics.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_the_figures_of_a_document_are_those_of_the_files(path: Path) -> None:
     text = path.read_text()

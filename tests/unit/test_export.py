@@ -13,6 +13,7 @@ from publish.onnx import export_onnx
 from tests.conftest import EXAMPLES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "channels"), [("test_resnet", 1), ("convnext_atto", 3)])
 def test_features_and_logits_are_those_of_pytorch(
     make_bundle: Callable[..., Path], tmp_path: Path, architecture: str, channels: int

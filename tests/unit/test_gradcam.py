@@ -87,6 +87,7 @@ def noise(channels: int, size: tuple[int, int], count: int = 2) -> Tensor:
 # The numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("architecture", LAYERS)
 def test_maps_are_those_of_captum_and_torchcam_on_the_whole_network(

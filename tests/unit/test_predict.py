@@ -327,6 +327,7 @@ def test_a_rejection_is_one_at_every_operating_point(bundled: Classifier) -> Non
     assert prediction.at("screening").to_dict() == next(predict_many(bundled.at("screening"), [b"no film"])).to_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["tf_efficientnet_lite0", "convnext_atto", "densenet121"])
 def test_threads_answer_and_explain_as_one_does(make_classifier: MakeClassifier, architecture: str) -> None:
     classifier = make_classifier(architecture, size=(32, 32))

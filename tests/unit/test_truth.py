@@ -32,6 +32,7 @@ def with_flat_highlights(film: Path, folder: Path) -> None:
         (folder / f"{film.stem}.png").write_bytes(COUNTERFACTUALS["flat highlights"](picture.convert("L"), False))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("bundled")  # without it, the failure is the model's absence and not the command's
 @pytest.mark.parametrize("save", [as_they_are, as_png, as_small_jpeg, with_flat_highlights])
 def test_fourteen_of_sixteen_are_told_apart_and_no_mistake_is_a_sure_one(
@@ -51,6 +52,7 @@ def test_fourteen_of_sixteen_are_told_apart_and_no_mistake_is_a_sure_one(
     assert all(row["status"] == "uncertain" for row in wrong), wrong
 
 
+@pytest.mark.slow
 def test_the_same_film_saved_in_another_way_keeps_its_probability(bundled: Classifier, tmp_path: Path) -> None:
     shifts = []
     for film in EXAMPLES:
