@@ -33,11 +33,10 @@ lint: $(VENV)/.dev $(NODE)  ## ruff and mypy; eslint and TypeScript's checks of 
 docs: $(VENV)/.dev  ## documentation as a site in site/; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-figures: $(VENV)/.dev  ## figures and picture of README and docs/ anew, from model/ and benchmarks/
+figures: $(VENV)/.dev  ## figures of README and docs/ anew, from model/ and benchmarks/
 	$(BIN)/python -m docs.figures
-	$(BIN)/python -m docs.picture
 
-screenshot: $(VENV)/.chromium  ## pictures of README and docs/ anew
+screenshot: $(VENV)/.chromium  ## picture of the page anew, for README and docs/
 	$(BIN)/python -m docs.screenshot
 
 tour: $(VENV)/.dev  ## run examples/tour.ipynb anew and keep its results in it

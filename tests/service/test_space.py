@@ -62,7 +62,7 @@ def test_the_folder_has_what_the_page_needs_and_nothing_else(space_folder: Path,
     }
     documents = [name for name in staged if name.startswith("docs/")]
     # The pictures that the README shows.
-    assert documents == ["docs/result.jpg"]
+    assert documents == ["docs/page.jpg"]
     page = {path.relative_to(ROOT).as_posix() for path in (ROOT / "web").rglob("*") if path.is_file()}
     assert page <= staged.keys()
     for name in set(staged) - {"README.md", "requirements.txt"}:
