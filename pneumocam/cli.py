@@ -1,29 +1,233 @@
-"""The command line: `pneumocam predict`, `pneumocam score`, `pneumocam info`."""
+"""The command line: `pneumocam predict`, `score`, `info` and `serve`.
 
-import argparse
+PyTorch is imported after arguments and files were checked, so that mistakes and `--help` take no seconds.
+"""
+
 import csv
-import glob
-import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
-from tqdm import tqdm
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 
-from pneumocam import DISCLAIMER
-from pneumocam.bundle import BundleError
-from pneumocam.classifier import Classifier
-from pneumocam.gradcam import targets
-from pneumocam.predict import Prediction, describe, predict_many
-from pneumocam.report import report
+from pneumocam import DISCLAIMER, __version__
+from pneumocam.score import Settings, Table, distinct_names, find_files, parse_bytes
 
-COLUMNS = ("path", "status", "label", "p_normal", "p_bacterial", "p_viral", "p_pneumonia", "reason")
-ENCODING: Any = {"encoding": "utf-8", "errors": "surrogateescape"}  # a file's name may be any bytes
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    from pneumocam.predict import Prediction
+
+STDIN = "-"
+PREDICT = """Classify some images, one line for each.
+
+    pneumocam predict chest.jpeg
+    pneumocam predict folder/ --overlay overlays/ --report reports/
+    pneumocam predict chest.dcm --json --operating-point screening
+    pneumocam predict - < chest.png"""
+SCORE = """Classify files, folders (recursively) and globs into a CSV file.
+
+    pneumocam score images/ 'more/**/*.dcm' --out scores.csv
+    pneumocam score images/ --out scores.csv --resume"""
+INFO = "Print model, labels, preprocessing, operating points and measured figures."
+SERVE = """Serve the page and the API on this machine.
+
+    pneumocam serve
+    pneumocam serve --model hf-hub:owner/name@v1.0 --port 8000 --workers 4"""
+
+
+def _option(metavar: str, default: str = "") -> Any:
+    """How `--help` shows an option that may be left out."""
+    return arg(metavar=metavar, help_behavior_hint=f"(default: {default})" if default else "(optional)")
+
+
+ModelSource = Annotated[str | None, _option("SOURCE", "the bundled model")]
+PointName = Annotated[str | None, _option("NAME", "the model's own")]
+Prevalence = Annotated[float | None, _option("SHARE", "0.5")]
+Folder = Annotated[Path | None, _option("DIR")]
+Flag = Annotated[bool, arg(help_behavior_hint="")]
+Size = Annotated[str, arg(metavar="SIZE")]
+
+
+@dataclass(frozen=True)
+class Predict:
+    """The command `predict`."""
+
+    files: Annotated[Positional[tuple[str, ...]], arg(metavar="FILE ...", help_behavior_hint="")]
+    """Images, folders of images, or - for standard input."""
+    model: ModelSource = None
+    """hf-hub:owner/name@revision or local-dir:PATH."""
+    operating_point: PointName = None
+    """A threshold, as `pneumocam info` lists them."""
+    prevalence: Prevalence = None
+    """Share of pneumonia for which probabilities are stated, between 0 and 1."""
+    target: Annotated[str | None, _option("CLASS", "the predicted one")] = None
+    """Class that overlays and reports explain."""
+    overlay: Folder = None
+    """Folder for overlays, NAME.overlay.png."""
+    report: Folder = None
+    """Folder for one-page reports, NAME-report.pdf."""
+    max_bytes: Size = "20MB"
+    """Largest file that is read, such as 100MB."""
+    json: Flag = False
+    """Print one JSON object per line."""
+
+    def run(self) -> int:
+        """Print a line for each image; returns 1 if no image could be classified."""
+        settings = _settings(self)
+        files, skipped = find_files(self.files)
+        if not files:
+            raise ValueError(f"No image in {', '.join(self.files)}; expected image files, or folders of them.")
+        if not any(file == STDIN or Path(file).exists() for file in files):
+            raise ValueError(f"No such file: {', '.join(files)}.")
+        for option, folder in (("--overlay", self.overlay), ("--report", self.report)):
+            if folder:
+                _make_folder(option, folder)
+
+        classifier = settings.classifier()
+        from pneumocam.gradcam import targets
+        from pneumocam.predict import predict_many
+
+        if self.target not in (None, *targets(classifier)):
+            raise ValueError(f"--target is {self.target!r}; this model explains {', '.join(targets(classifier))}.")
+        predictions = predict_many(classifier, files, load=_load(settings.max_bytes))
+        names = distinct_names("stdin" if file == STDIN else file for file in files)
+        width = max(map(len, files))
+        classified = 0
+        for file, name, prediction in zip(files, names, predictions, strict=True):
+            classified += prediction.status != "rejected"
+            written = self._write_files(name, prediction)
+            if self.json:
+                print(json.dumps({"path": file, **prediction.to_dict(), **written}), flush=True)
+            else:
+                print(_line(file, width, prediction), flush=True)
+        if not self.json:
+            print("\n".join(self._summary(classified, skipped)), file=sys.stderr)
+        return 0 if classified else 1
+
+    def _write_files(self, name: str, prediction: "Prediction") -> dict[str, str | None]:
+        """Write overlay and report if they are asked for; returns their paths."""
+        overlay = report = None
+        if self.overlay and prediction.status != "rejected":
+            overlay = str(self.overlay / f"{name}.overlay.png")
+            prediction.overlay(self.target).save(overlay)
+        if self.report and prediction.status != "rejected":
+            from pneumocam.report import report as page
+
+            report = str(self.report / f"{name}-report.pdf")
+            Path(report).write_bytes(page(prediction, target=self.target))
+        return {"overlay": overlay, "report": report}
+
+    def _summary(self, classified: int, skipped: int) -> Iterator[str]:
+        if skipped:
+            yield _skipped(skipped)
+        if self.overlay:
+            yield f"Overlays: {classified}, in {self.overlay}."
+        if self.report:
+            yield f"Reports: {classified}, in {self.report}."
+        yield DISCLAIMER
+
+
+@dataclass(frozen=True)
+class Score:
+    """The command `score`."""
+
+    paths: Annotated[Positional[tuple[str, ...]], arg(metavar="PATH ...", help_behavior_hint="")]
+    """Files, folders, or globs such as 'images/**/*.dcm'."""
+    out: Annotated[Path, arg(metavar="CSV")]
+    """The CSV file, one row per image."""
+    model: ModelSource = None
+    """hf-hub:owner/name@revision or local-dir:PATH."""
+    operating_point: PointName = None
+    """A threshold, as `pneumocam info` lists them."""
+    prevalence: Prevalence = None
+    """Share of pneumonia for which probabilities are stated, between 0 and 1."""
+    resume: Flag = False
+    """Keep the rows of --out and continue after them; rows with the code internal_error are repeated."""
+    batch_size: Annotated[int, arg(metavar="N")] = 16
+    """Images that are read and classified together."""
+    max_bytes: Size = "20MB"
+    """Largest file that is read, such as 100MB."""
+    engine: Literal["local", "ray"] = "local"
+    """ray: all cores of a Ray cluster."""
+
+    def run(self) -> int:
+        """Write the table; returns 1 if no image could be classified."""
+        settings = _settings(self)
+        found, skipped = find_files(self.paths)
+        # The table of an earlier run may lie among the images.
+        files = [file for file in found if Path(file).resolve() != self.out.resolve()]
+        if not files:
+            raise ValueError(f"Nothing to score: no image in {', '.join(self.paths)}.")
+        table = Table(self.out, resume=self.resume)
+        done = {row["path"] for row in table.rows}
+        rest = [file for file in files if file not in done]
+        classifier = settings.classifier()  # an unusable model leaves the table as it is
+        _make_folder("--out", self.out.parent)
+        from tqdm import tqdm
+
+        from pneumocam.score import score
+
+        rows = score(rest, classifier, settings, self.engine) if rest else ()
+        classified, total = sum(row["status"] != "rejected" for row in table.rows), len(table.rows) + len(rest)
+        for row in tqdm(table.write(rows), "Scoring", len(rest), unit="image"):
+            classified += row["status"] != "rejected"
+        notes = f" {_skipped(skipped)}" if skipped else ""
+        print(f"{classified} of {total} scored, {self.out} written.{notes} {DISCLAIMER}", file=sys.stderr)
+        return 0 if classified else 1
+
+
+@dataclass(frozen=True)
+class Info:
+    """The command `info`."""
+
+    model: ModelSource = None
+    """hf-hub:owner/name@revision or local-dir:PATH."""
+    json: Flag = False
+    """Print JSON."""
+
+    def run(self) -> int:
+        """Print the facts of the model."""
+        from pneumocam.classifier import Classifier
+        from pneumocam.predict import describe
+
+        facts = describe(Classifier.from_pretrained(self.model))
+        print(json.dumps(facts, indent=2) if self.json else "\n".join([*_facts(facts), DISCLAIMER]))
+        return 0
+
+
+@dataclass(frozen=True)
+class Serve:
+    """The command `serve`."""
+
+    model: Annotated[str | None, _option("SOURCE", "PNEUMOCAM_MODEL, or else the bundled model")] = None
+    """hf-hub:owner/name@revision or local-dir:PATH."""
+    host: Annotated[str | None, _option("ADDRESS", "127.0.0.1")] = None
+    """Address to listen at."""
+    port: Annotated[int | None, _option("PORT", "7860")] = None
+    """Port to listen at."""
+    workers: Annotated[int, arg(metavar="N")] = 1
+    """Processes, each with its own copy of the model."""
+
+    def run(self) -> int:
+        """Serve until Ctrl-C."""
+        if self.workers < 1:
+            raise ValueError(f"--workers is {self.workers}; expected at least 1.")
+        from pneumocam.service import serve
+
+        serve(self.model, self.host, self.port, workers=self.workers)
+        return 0
+
+
+Command = (
+    Annotated[Predict, subcommand("predict", description=PREDICT)]
+    | Annotated[Score, subcommand("score", description=SCORE)]
+    | Annotated[Info, subcommand("info", description=INFO)]
+    | Annotated[Serve, subcommand("serve", description=SERVE)]
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,74 +237,41 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: of the command line; None: this process's.
 
     Returns:
-        0; 1 if no file could be answered or nobody reads the answers; 2 if the command itself cannot be carried out.
+        0; 1 if no image could be classified or the output was closed; 2 if the command cannot be carried out.
     """
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    if given == ["--version"]:
+        print(f"pneumocam {__version__}")
+        return 0
+    parse: Any = tyro.cli  # its annotations do not cover a union
+    command: Predict | Score | Info | Serve = parse(
+        Command,
+        prog="pneumocam",
+        description=f"Pneumonia on chest radiographs. {DISCLAIMER}",
+        args=given or ["--help"],
+        config=(FlagCreatePairsOff,),
+    )
     try:
-        status: int = options.run(options)
-        sys.stdout.flush()  # here, where it is caught if nobody reads it
+        status = command.run()
+        sys.stdout.flush()  # an error of a closed output is raised here
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would print an error when it exits
         return 1
-    except (BundleError, OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:  # BundleError is a ValueError
         print(f"pneumocam: {error}", file=sys.stderr)
         return 2
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("pneumocam", description=f"Pneumonia on chest radiographs. {DISCLAIMER}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    predict = commands.add_parser("predict", help="answer for some radiographs, with overlays and reports if asked")
-    predict.add_argument("files", nargs="+", metavar="FILE")
-    predict.add_argument("--target", metavar="CLASS", help="the class to explain (default: the one answered)")
-    predict.add_argument("--overlay", type=Path, metavar="DIR", help="write NAME.overlay.png there")
-    predict.add_argument("--report", type=Path, metavar="DIR", help="write NAME.pdf there, a page about the answer")
-    predict.add_argument("--json", action="store_true", help="one JSON object a line")
-    predict.set_defaults(run=_predict)
-
-    score = commands.add_parser("score", help="answer for folders (recursively) and globs, into a CSV file")
-    score.add_argument("paths", nargs="+", metavar="PATH", help="files, folders, or globs such as 'films/**/*.dcm'")
-    score.add_argument("--out", type=Path, required=True, metavar="CSV")
-    score.add_argument("--resume", action="store_true", help="keep the rows that are in --out and go on after them")
-    score.add_argument("--batch-size", type=int, default=16, metavar="N")
-    score.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: all cores of a Ray cluster")
-    score.set_defaults(run=_score)
-
-    info = commands.add_parser("info", help="model id, revision, labels, preprocessing, metrics")
-    info.add_argument("--json", action="store_true")
-    info.set_defaults(run=_info)
-    for command in (predict, score, info):
-        command.add_argument(
-            "--model", metavar="SOURCE", help="hf-hub:owner/name@revision or local-dir:PATH (default: the bundled one)"
-        )
-    for command in (predict, score):
-        command.add_argument(
-            "--operating-point", metavar="NAME", help="where to draw the line, as `info` lists them (default: balanced)"
-        )
-    return parser
-
-
-def _predict(options: argparse.Namespace) -> int:
-    classifier = Classifier.from_pretrained(options.model, operating_point=options.operating_point)
-    if options.target and options.target not in targets(classifier):
-        raise ValueError(f"--target is {options.target!r}; this model explains {', '.join(targets(classifier))}.")
-    for name, folder in (("--overlay", options.overlay), ("--report", options.report)):
-        if folder:
-            _make_folder(name, folder)
-    answered = 0
-    names = distinct_names(options.files)
-    for file, name, prediction in zip(options.files, names, predict_many(classifier, options.files), strict=True):
-        answered += prediction.status != "rejected"
-        written = _write_files(options, name, prediction)
-        if options.json:
-            print(json.dumps({"path": file, **prediction.to_dict(), **written}), flush=True)
-        else:
-            print("  -> ".join([_sentence(file, prediction), *filter(None, written.values())]), flush=True)
-    if not options.json:
-        print(DISCLAIMER, file=sys.stderr)
-    return 0 if answered else 1
+def _settings(options: Predict | Score) -> Settings:
+    """Raises ValueError for values that no model takes."""
+    if options.prevalence is not None and not 0 < options.prevalence < 1:
+        raise ValueError(f"--prevalence is {options.prevalence}; expected a share between 0 and 1, such as 0.3.")
+    batch_size = options.batch_size if isinstance(options, Score) else 16
+    if batch_size < 1:
+        raise ValueError(f"--batch-size is {batch_size}; expected at least 1.")
+    max_bytes = parse_bytes(options.max_bytes)
+    return Settings(options.model, options.operating_point, options.prevalence, max_bytes, batch_size)
 
 
 def _make_folder(option: str, folder: Path) -> None:
@@ -112,189 +283,59 @@ def _make_folder(option: str, folder: Path) -> None:
         ) from None
 
 
-def _write_files(options: argparse.Namespace, name: str, prediction: Prediction) -> dict[str, str | None]:
-    """Overlay and report where they are asked for; returns their paths."""
-    overlay = page = None
-    if options.overlay and prediction.status != "rejected":
-        overlay = str(options.overlay / f"{name}.overlay.png")
-        prediction.overlay(options.target).save(overlay)
-    if options.report and prediction.status != "rejected":
-        page = str(options.report / f"{name}.pdf")
-        Path(page).write_bytes(report(prediction, target=options.target))
-    return {"overlay": overlay, "report": page}
+def _load(max_bytes: int) -> Callable[[Any], Any]:
+    """`load_radiograph` that also reads standard input."""
+    from pneumocam.image import load_radiograph
+
+    def load(source: Any) -> Any:
+        data = sys.stdin.buffer.read(max_bytes + 1) if source == STDIN else source
+        return load_radiograph(data, max_bytes=max_bytes)
+
+    return load
 
 
-def distinct_names(files: Iterable[str]) -> list[str]:
-    """Names for overlays and reports: two files of one name in two folders must not overwrite each other."""
-    names = dict[str, None]()
-    for file in files:
-        name = stem = Path(file).name
-        number = 1
-        while name in names:
-            number += 1
-            name = f"{stem}.{number}"
-        names[name] = None
-    return list(names)
+def _line(file: str, width: int, prediction: "Prediction") -> str:
+    """Aligned columns: file, label, P(pneumonia), the classes; then the reason and the steps, if any."""
+    status, reason, radiograph = prediction.status, prediction.reason, prediction.radiograph
+    cells = [f"{file:{width}}", f"{status if status != 'ok' else prediction.label:9}"]
+    if status != "rejected":
+        cells.append(f"P(pneumonia) {prediction.p_pneumonia:6.1%} ")
+        cells += [f"{name} {p:6.1%}" for name, p in prediction.probabilities.items()]
+    if reason:
+        cells.append(reason.message)
+    if radiograph and radiograph.steps:
+        cells.append(f"[{'; '.join(radiograph.steps)}]")
+    return "  ".join(cells)
 
 
-def _sentence(file: str, prediction: Prediction) -> str:
-    if prediction.status == "rejected":
-        return f"{file}: rejected. {prediction.reason.message if prediction.reason else ''}"
-    shares = "  ".join(f"{name} {p:.3f}" for name, p in prediction.probabilities.items())
-    doubt = f"  ({prediction.reason.message})" if prediction.reason else ""
-    return f"{file}: {prediction.label}  [{shares}]{doubt}"
+def _skipped(number: int) -> str:
+    return f"Files skipped because they are no images: {number}."
 
 
-def _score(options: argparse.Namespace) -> int:
-    if options.out.is_dir():
-        raise ValueError(f"--out is {str(options.out)!r}, which is a folder; expected a CSV file.")
-    # The table of an earlier run may lie among the films.
-    paths = [path for path in _expand(options.paths) if Path(path).resolve() != options.out.resolve()]
-    if not paths:
-        raise ValueError(f"Nothing to score: {', '.join(options.paths)} matched no file.")
-    done = _rows_of(options.out) if options.resume else []
-    skip = {row["path"] for row in done}
-    rest = [path for path in paths if path not in skip]
-    # Before anything is written.
-    classifier = Classifier.from_pretrained(options.model, operating_point=options.operating_point)
-    if options.batch_size < 1:
-        raise ValueError(f"--batch-size is {options.batch_size}; expected at least 1.")
-    _make_folder("--out", options.out.parent)
-    answered = sum(row["status"] != "rejected" for row in done)
-    _start_csv(options.out, done)
-    with options.out.open("a", newline="", **ENCODING) as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if not rest:
-            rows: Iterator[Row] = iter(())
-        elif options.engine == "ray":
-            rows = _rows_by_ray(rest, options)
-        else:
-            rows = _rows_here(rest, classifier, options.batch_size)
-        for row in tqdm(rows, "Scoring", len(rest), unit="film"):
-            writer.writerow(row)
-            file.flush()
-            answered += row["status"] != "rejected"
-    print(f"{answered} of {len(done) + len(rest)} scored, {options.out} written. {DISCLAIMER}", file=sys.stderr)
-    return 0 if answered else 1
-
-
-def _expand(paths: Iterable[str]) -> Iterator[str]:
-    """Every file meant, in the order given; folders and globs sorted, hidden files left out."""
-    for path in paths:
-        if Path(path).is_dir():
-            files = (p for p in sorted(Path(path).rglob("*")) if p.is_file())
-            yield from (str(p) for p in files if not any(x.startswith(".") for x in p.relative_to(path).parts))
-        elif glob.has_magic(path) and not Path(path).exists():
-            yield from sorted(p for p in glob.glob(path, recursive=True) if Path(p).is_file())  # noqa: PTH207 - Path.glob takes no absolute pattern
-        else:
-            yield path
-
-
-def _start_csv(path: Path, done: list[Row]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
+def _facts(facts: dict[str, Any]) -> Iterator[str]:
+    """What `describe` gives, in words."""
+    yield f"model            {facts['model']['id']}"
+    yield f"revision         {facts['model']['revision']}"
+    yield f"labels           {', '.join(facts['labels'])}"
+    yield "preprocessing    " + ", ".join(f"{key} {value}" for key, value in facts["preprocessing"].items())
+    yield f"temperature      {facts['temperature']:.3f}"
+    if facts["prevalence"] is not None:
+        yield f"prevalence       {facts['prevalence']:.0%}"
+    default, points = facts["operating_point"], facts["operating_points"].values()
+    for point in (default, *(x for x in points if x != default)):
+        title = "operating point" if point == default else ""
+        yield f"{title:16} {point['name']}: pneumonia from P = {point['threshold']:.2f} on"
     try:
-        with temporary.open("w", newline="", **ENCODING) as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(done)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield from list(_metrics(facts["metrics"]))
+    except (KeyError, TypeError):  # a file of another program
+        yield "metrics          in another form than that of train.evaluate: see info --json"
 
 
-def _rows_of(path: Path) -> list[Row]:
-    if not path.is_file():
-        return []
-    with path.open(newline="", **ENCODING) as file:
-        text = file.read()
-    # The last row of a killed run may be cut off, were it in the middle of its last field; it is scored again.
-    reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
-    if tuple(reader.fieldnames or ()) != COLUMNS:
-        raise ValueError(f"--resume: {path} has the columns {reader.fieldnames}; expected {', '.join(COLUMNS)}.")
-    return [row for row in reader if None not in row and None not in row.values()]
-
-
-def _rows_here(paths: list[str], classifier: Classifier, batch_size: int) -> Iterator[Row]:
-    for path, prediction in zip(paths, predict_many(classifier, paths, batch_size=batch_size), strict=True):
-        yield table_row(path, prediction.to_dict())
-
-
-def table_row(path: str, answer: Mapping[str, Any]) -> Row:
-    """One row of the table, under `COLUMNS`, of what `Prediction.to_dict` gave."""
-    shares = answer["probabilities"]
-    return {
-        "path": path,
-        "status": answer["status"],
-        "label": answer["label"] or "",
-        "p_normal": _fixed(shares.get("NORMAL")),
-        "p_bacterial": _fixed(shares.get("BACTERIAL")),
-        "p_viral": _fixed(shares.get("VIRAL")),
-        "p_pneumonia": _fixed(answer["p_pneumonia"]),
-        "reason": answer["reason"]["message"] if answer["reason"] else "",
-    }
-
-
-def _fixed(probability: float | None) -> str:
-    return "" if probability is None else f"{probability:.6f}"
-
-
-class _RayScorer:
-    def __init__(self, source: str | None, operating_point: str | None, batch_size: int) -> None:
-        self.classifier = Classifier.from_pretrained(source, operating_point=operating_point)
-        self.batch_size = batch_size
-
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        paths = [str(path) for path in batch["path"]]
-        predictions = predict_many(self.classifier, paths, batch_size=self.batch_size)
-        rows = [table_row(path, prediction.to_dict()) for path, prediction in zip(paths, predictions, strict=True)]
-        return {column: np.array([row[column] for row in rows]) for column in COLUMNS}
-
-
-def _rows_by_ray(paths: list[str], options: argparse.Namespace) -> Iterator[Row]:
-    """Score on a Ray cluster (RAY_ADDRESS, else this machine); every node must see the files under the same paths."""
-    try:
-        import ray
-    except ImportError:
-        raise ValueError("--engine ray needs the scale extra: pip install 'pneumocam[scale]'.") from None
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    films = ray.data.from_items(
-        [{"path": path} for path in paths], override_num_blocks=-(-len(paths) // options.batch_size)
-    )
-    workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    yield from films.map_batches(
-        _RayScorer,
-        fn_constructor_args=(options.model, options.operating_point, options.batch_size),
-        batch_size=options.batch_size,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
-    ).iter_rows()
-
-
-def _info(options: argparse.Namespace) -> int:
-    classifier = Classifier.from_pretrained(options.model)
-    facts = describe(classifier)
-    if options.json:
-        print(json.dumps(facts, indent=2))
-        return 0
-    print(f"model          {classifier.id}\nrevision       {classifier.revision}")
-    print(f"labels         {', '.join(classifier.label_names)}")
-    print("preprocessing  " + ", ".join(f"{key} {value}" for key, value in facts["preprocessing"].items()))
-    print(f"temperature    {classifier.temperature:.3f}")
-    default = classifier.operating_point
-    for point in (default, *(x for x in classifier.operating_points.values() if x != default)):
-        print(f"{'decision' if point == default else '':14} {point.name}: pneumonia from P = {point.threshold:.2f} on")
-    try:
-        lines = _metric_lines(classifier.metrics)
-    except (KeyError, TypeError):  # another program's file
-        lines = ["metrics        not of train.evaluate: see info --json"]
-    print("\n".join(lines))
-    print(DISCLAIMER)
-    return 0
-
-
-def _metric_lines(metrics: Any) -> list[str]:
+def _metrics(metrics: Any) -> Iterator[str]:
     if metrics is None:
-        return ["metrics        none with this bundle: python -m train.evaluate measures them"]
+        yield "metrics          none with this bundle: python -m train.evaluate measures them"
+        return
+    yield f"metrics on {metrics['n']} images of {metrics['patients']} patients ({metrics['split']}), 95% intervals"
     figures = {
         f"{len(metrics['label_names'])}-class accuracy": metrics["multiclass"]["accuracy"],
         "binary accuracy": metrics["binary"]["accuracy"],
@@ -302,17 +343,14 @@ def _metric_lines(metrics: Any) -> list[str]:
         "sensitivity": metrics["binary"]["sensitivity"],
         "specificity": metrics["binary"]["specificity"],
     }
-    lines = [f"{name:18} {_figure(figure)}" for name, figure in figures.items()]
-    return [
-        f"metrics on {metrics['n']} films of {metrics['patients']} patients ({metrics['split']}), 95% intervals",
-        *lines,
-    ]
+    for name, figure in figures.items():
+        yield f"{name:18} {_figure(figure)}"
 
 
 def _figure(figure: Any) -> str:
     if figure["value"] is None:
         return "none"
-    # An AUROC of 1, say, of a few films: no resample differs.
+    # No interval if all resamples agree, such as an AUROC of 1 on a few images.
     return f"{figure['value']:.3f}" + ("" if figure["low"] is None else f" [{figure['low']:.3f}, {figure['high']:.3f}]")
 
 

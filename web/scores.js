@@ -35,6 +35,7 @@ export function cells(row, info, settings) {
     p_pneumonia: fixed(prediction.p_pneumonia),
     code: prediction.reason?.code ?? "",
     reason: prediction.reason?.message ?? "",
+    steps: row.image?.steps.join("; ") ?? "",
     prevalence: prediction.prevalence ?? "",
   };
   return { ...made, ...changed };
@@ -49,7 +50,7 @@ export function inert(name) {
   return /^[=+\-@]/.test(printable) ? `'${printable}` : printable;
 }
 
-const COLUMNS = ["path", "status", "label", "p_normal", "p_bacterial", "p_viral", "p_pneumonia", "reason"];
+const COLUMNS = ["path", "status", "label", "p_normal", "p_bacterial", "p_viral", "p_pneumonia", "code", "reason", "steps"];
 
 /**
  * @param {Row[]} rows

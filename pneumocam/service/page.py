@@ -18,8 +18,8 @@ from PIL import Image
 from pydantic import ConfigDict, Field
 
 from pneumocam import Classifier, OperatingPoint, Prediction, Radiograph, predict_many, targets
-from pneumocam.cli import COLUMNS, distinct_names, table_row
 from pneumocam.report import report
+from pneumocam.score import COLUMNS, distinct_names, table_row
 from pneumocam.service.api import PointOption, classify_or_reject, encode
 from pneumocam.service.errors import RequestError
 

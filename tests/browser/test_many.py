@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
 from pneumocam import Classifier, predict
-from pneumocam.cli import COLUMNS, table_row
+from pneumocam.score import COLUMNS, table_row
 from tests.browser.visit import (
     EN,
     Visit,

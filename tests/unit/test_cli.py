@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,8 +16,8 @@ import pytest
 from PIL import Image
 from pypdf import PdfReader
 
-from pneumocam import DISCLAIMER, Classifier, predict
-from pneumocam.cli import COLUMNS, main
+from pneumocam import DISCLAIMER, Classifier, __version__, predict
+from pneumocam.cli import main
 from tests.conftest import EXAMPLES, SUBTYPES
 
 Lines = list[dict[str, str]]
@@ -25,19 +26,19 @@ MakeBundle = Callable[..., Path]
 
 @pytest.fixture
 def model(make_bundle: MakeBundle) -> str:
-    """A source whose answers carry a reason now and then."""
+    """A model with some uncertain predictions."""
     point = {"threshold": 0.5, "uncertain_log_odds": 0.3}
     return f"local-dir:{make_bundle('test_resnet', temperature=0.05, operating_point=point)}"
 
 
 @pytest.fixture
-def films(tmp_path: Path) -> Path:
-    """A folder in which two films share a name, with one file that is no film and one that is hidden."""
-    folder = tmp_path / "films"
-    for name, film in (("a/x.jpeg", EXAMPLES[0]), ("b/x.jpeg", EXAMPLES[-1]), ("z.jpeg", EXAMPLES[1])):
+def images(tmp_path: Path) -> Path:
+    """A folder in which two images share a name, with one file that is no film and one that is hidden."""
+    folder = tmp_path / "images"
+    for name, image in (("a/x.jpeg", EXAMPLES[0]), ("b/x.jpeg", EXAMPLES[-1]), ("z.jpeg", EXAMPLES[1])):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(film, folder / name)
-    (folder / "b" / "notes.txt").write_text('no film, "quoted", and a comma\n')
+        shutil.copy(image, folder / name)
+    (folder / "b" / "notes.txt").write_text('no image, "quoted", and a comma\n')
     (folder / ".thumbnails").mkdir()
     shutil.copy(EXAMPLES[0], folder / ".thumbnails" / "x.jpeg")
     return folder
@@ -66,8 +67,8 @@ def ask(model: str, *arguments: object) -> int:
 # In a process of its own
 
 
-def test_python_dash_m_predict_says_what_python_says(model: str, films: Path) -> None:
-    paths = [films / "a/x.jpeg", films / "b/notes.txt", films / "b/x.jpeg"]
+def test_python_dash_m_predict_says_what_python_says(model: str, images: Path) -> None:
+    paths = [images / "a/x.jpeg", images / "b/notes.txt", images / "b/x.jpeg"]
     done = run(sys.executable, "-m", "pneumocam", "predict", *paths, "--json", "--model", model)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -82,16 +83,6 @@ def test_python_dash_m_predict_says_what_python_says(model: str, films: Path) ->
         assert line.pop("probabilities") == pytest.approx(expected.pop("probabilities"), abs=1e-6)
         assert line.pop("p_pneumonia") == pytest.approx(expected.pop("p_pneumonia"), abs=1e-6)
         assert line == expected
-
-
-def test_the_installed_command_scores_a_folder(model: str, films: Path, tmp_path: Path) -> None:
-    command = Path(sys.executable).with_name("pneumocam")
-    done = run(command, "score", films, "--out", tmp_path / "out.csv", "--model", model)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == ""
-    assert done.stderr.endswith(f"3 of 4 scored, {tmp_path / 'out.csv'} written. {DISCLAIMER}\n")
-    names = ["a/x.jpeg", "b/notes.txt", "b/x.jpeg", "z.jpeg"]
-    assert [row["path"] for row in read(tmp_path / "out.csv")] == [str(films / name) for name in names]
 
 
 def test_a_user_error_is_one_line_and_no_traceback(tmp_path: Path) -> None:
@@ -112,48 +103,77 @@ def test_an_answer_that_nobody_reads_ends_the_command_quietly(model: str, comman
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_ray_scores_as_one_process_does(model: str, films: Path, tmp_path: Path) -> None:
-    for film in EXAMPLES[2:6]:
-        shutil.copy(film, films)
-    assert ask(model, "score", films, "--out", tmp_path / "local.csv") == 0
-    done = run(
-        *(sys.executable, "-m", "pneumocam", "score", films, "--out", tmp_path / "ray.csv", "--model", model),
-        *("--engine", "ray", "--batch-size", 4),
-        RAY_ADDRESS="local",
-        RAY_AUTH_MODE="disabled",
-        RAY_USAGE_STATS_ENABLED="0",
-    )
-    assert done.returncode == 0, done.stderr
-    by_ray, here = read(tmp_path / "ray.csv"), read(tmp_path / "local.csv")
-    assert len(here) == 8
-    for column in COLUMNS:
-        a, b = [row[column] for row in by_ray], [row[column] for row in here]
-        if column.startswith("p_"):
-            np.testing.assert_allclose([float(x or -1) for x in a], [float(x or -1) for x in b], atol=5e-6)
-        else:
-            assert a == b
-
-
 # predict
 
 
-def test_predict_in_words(model: str, films: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path, notes = films / "a/x.jpeg", films / "b/notes.txt"
+def test_predict_in_words(model: str, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, notes = images / "a/x.jpeg", images / "b/notes.txt"
     assert ask(model, "predict", path, notes) == 0
     out, err = capsys.readouterr()
-    answer = predict(Classifier.from_pretrained(model), path)
-    shares = "  ".join(f"{name} {p:.3f}" for name, p in answer.probabilities.items())
+    prediction = predict(Classifier.from_pretrained(model), path)
     first, second = out.splitlines()
-    assert first.startswith(f"{path}: {answer.label}  [{shares}]")
-    assert second.startswith(f"{notes}: rejected. The upload is no picture that is known here.")
+    assert prediction.p_pneumonia is not None
+    word = prediction.label if prediction.status == "ok" else "uncertain"
+    assert re.split(" {2,}", first)[:2] == [str(path), word]
+    for name, p in (*prediction.probabilities.items(), ("P(pneumonia)", prediction.p_pneumonia)):
+        assert re.search(rf"{re.escape(name)} +{p:.1%}", first)
+    assert second.startswith(f"{notes}  rejected   The upload is no picture that is known here.")
     assert err == DISCLAIMER + "\n"
 
 
-def test_overlays_of_films_of_one_name_are_all_kept(
-    model: str, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_columns_are_aligned_and_an_uncertain_prediction_says_so(
+    make_bundle: MakeBundle, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copy(EXAMPLES[2], films / "x.jpeg.2")  # the very name that the second x.jpeg is given
-    paths = [films / "a/x.jpeg", films / "b/x.jpeg", films / "x.jpeg.2", films / "b/notes.txt"]
+    point = {"threshold": 0.5, "uncertain_log_odds": 100.0}
+    bundle = f"local-dir:{make_bundle('test_resnet', operating_point=point)}"
+    assert ask(bundle, "predict", images) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert len(lines) == 3
+    for column in ("uncertain", "P(pneumonia)", "NORMAL", "BACTERIAL", "VIRAL"):
+        assert len({line.index(column) for line in lines}) == 1
+    assert err.splitlines() == ["Files skipped because they are no images: 1.", DISCLAIMER]
+
+
+def test_standard_input_is_an_image(model: str) -> None:
+    command = [sys.executable, "-m", "pneumocam", "predict", "-", "--json", "--model", model]
+    with EXAMPLES[0].open("rb") as file:
+        done = subprocess.run(command, stdin=file, capture_output=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout)
+    assert line["path"] == "-"
+    assert line["image"] == predict(Classifier.from_pretrained(model), EXAMPLES[0]).to_dict()["image"]
+
+
+def test_the_size_limit_is_an_option(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    size = EXAMPLES[0].stat().st_size
+    for limit, status in ((f"{size}", 0), ("0.001 MB", 1)):
+        assert ask(model, "predict", EXAMPLES[0], "--json", "--max-bytes", limit) == status
+        line = json.loads(capsys.readouterr().out)
+        assert (line["reason"] or {}).get("code") == (None if status == 0 else "too_large")
+
+
+def test_the_prevalence_is_an_option(
+    make_bundle: MakeBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_bundle("test_resnet")
+    description = json.loads((bundle / "pneumocam.json").read_text())
+    description["prior"] = {"NORMAL": 0.25, "BACTERIAL": 0.5, "VIRAL": 0.25}
+    (bundle / "pneumocam.json").write_text(json.dumps(description))
+    source = f"local-dir:{bundle}"
+    assert ask(source, "predict", EXAMPLES[0], "--json", "--prevalence", 0.1) == 0
+    line = json.loads(capsys.readouterr().out)
+    expected = predict(Classifier.from_pretrained(source), EXAMPLES[0], prevalence=0.1)
+    assert (line["prevalence"], line["p_pneumonia"]) == (0.1, pytest.approx(expected.p_pneumonia))
+    assert ask(source, "score", EXAMPLES[0], "--out", tmp_path / "out.csv", "--prevalence", 0.1) == 0
+    assert read(tmp_path / "out.csv")[0]["p_pneumonia"] == f"{expected.p_pneumonia:.6f}"
+
+
+def test_overlays_of_images_of_one_name_are_all_kept(
+    model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(EXAMPLES[2], images / "x.jpeg.2")  # the very name that the second x.jpeg is given
+    paths = [images / "a/x.jpeg", images / "b/x.jpeg", images / "x.jpeg.2", images / "b/notes.txt"]
     out = tmp_path / "deep" / "overlays"
     assert ask(model, "predict", *paths, "--json", "--overlay", out, "--target", "PNEUMONIA") == 0
     written = [json.loads(line)["overlay"] for line in capsys.readouterr().out.splitlines()]
@@ -165,34 +185,34 @@ def test_overlays_of_films_of_one_name_are_all_kept(
         with Image.open(overlay) as picture:
             expected = np.asarray(predict(classifier, path).overlay("PNEUMONIA"), int)
             difference = np.abs(np.asarray(picture, int) - expected)
-        assert np.percentile(difference, 99.9) <= 1  # a batch rounds otherwise than one film does
+        assert np.percentile(difference, 99.9) <= 1  # a batch is rounded differently
 
 
 @pytest.mark.parametrize("target", SUBTYPES)
 def test_the_target_decides_what_is_drawn(
-    model: str, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str
+    model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str
 ) -> None:
-    path = films / "a/x.jpeg"
+    path = images / "a/x.jpeg"
     assert ask(model, "predict", path, "--overlay", tmp_path, "--target", target) == 0
     overlay = tmp_path / "x.jpeg.overlay.png"
-    assert capsys.readouterr().out.endswith(f"  -> {overlay}\n")
+    assert capsys.readouterr().err.startswith(f"Overlays: 1, in {tmp_path}.\n")
     with Image.open(overlay) as picture:
         expected = predict(Classifier.from_pretrained(model), path).overlay(target)
         np.testing.assert_array_equal(np.asarray(picture), np.asarray(expected))
 
 
-def test_reports_lie_beside_each_other_as_overlays_do(
-    model: str, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_reports_of_images_of_one_name_are_all_kept(
+    model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copy(EXAMPLES[2], films / "x.jpeg.2")
-    paths = [films / "a/x.jpeg", films / "b/x.jpeg", films / "x.jpeg.2", films / "b/notes.txt"]
+    shutil.copy(EXAMPLES[2], images / "x.jpeg.2")
+    paths = [images / "a/x.jpeg", images / "b/x.jpeg", images / "x.jpeg.2", images / "b/notes.txt"]
     out = tmp_path / "deep" / "reports"
     assert ask(model, "predict", *paths, "--json", "--report", out, "--target", "PNEUMONIA") == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     names = ["x.jpeg", "x.jpeg.2", "x.jpeg.2.2"]
-    assert [line["report"] for line in lines] == [*(str(out / f"{name}.pdf") for name in names), None]
+    assert [line["report"] for line in lines] == [*(str(out / f"{name}-report.pdf") for name in names), None]
     assert [line["overlay"] for line in lines] == [None] * 4
-    assert sorted(path.name for path in out.iterdir()) == sorted(f"{name}.pdf" for name in names)
+    assert sorted(path.name for path in out.iterdir()) == sorted(f"{name}-report.pdf" for name in names)
     for line in lines[:3]:
         text = PdfReader(line["report"]).pages[0].extract_text()
         assert f"Grad-CAM for PNEUMONIA, {line['p_pneumonia']:.1%}" in text
@@ -200,167 +220,19 @@ def test_reports_lie_beside_each_other_as_overlays_do(
 
 
 def test_overlay_and_report_can_share_a_folder(
-    model: str, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert ask(model, "predict", films / "a/x.jpeg", "--overlay", out, "--report", out) == 0
-    overlay, page = out / "x.jpeg.overlay.png", out / "x.jpeg.pdf"
-    assert capsys.readouterr().out.endswith(f"  -> {overlay}  -> {page}\n")
-    assert sorted(out.iterdir()) == [overlay, page]
-
-
-# score
-
-
-def test_the_table_has_a_row_a_file_with_python_s_numbers(model: str, films: Path, tmp_path: Path) -> None:
-    out = tmp_path / "new" / "out.csv"
-    assert ask(model, "score", films, "--out", out, "--batch-size", 3) == 0
-    text = out.read_text()
-    assert text.splitlines()[0] == "path,status,label,p_normal,p_bacterial,p_viral,p_pneumonia,reason"
-    rows = read(out)
-    assert len(rows) == 4
-    classifier = Classifier.from_pretrained(model)
-    for row in rows:
-        if row["path"].endswith("notes.txt"):
-            assert [row[x] for x in COLUMNS[1:-1]] == ["rejected", "", "", "", "", ""]
-            assert row["reason"].startswith("The upload is no picture that is known here.")
-            continue
-        answer = predict(classifier, row["path"])
-        assert (row["status"], row["label"]) == (answer.status, answer.label)
-        assert row["reason"] == (answer.reason.message if answer.reason else "")
-        found = [float(row[f"p_{name.lower()}"]) for name in (*SUBTYPES, "PNEUMONIA")]
-        assert found == pytest.approx([*answer.probabilities.values(), answer.p_pneumonia], abs=5e-6)
-        assert all(len(row[f"p_{name.lower()}"]) == len("0.123456") for name in SUBTYPES)
-
-
-def test_a_binary_model_leaves_the_subtypes_empty(make_bundle: MakeBundle, films: Path, tmp_path: Path) -> None:
-    source = f"local-dir:{make_bundle('test_resnet', labels=('NORMAL', 'PNEUMONIA'))}"
-    assert ask(source, "score", films / "z.jpeg", "--out", tmp_path / "out.csv") == 0
-    (row,) = read(tmp_path / "out.csv")
-    assert (row["p_bacterial"], row["p_viral"]) == ("", "")
-    assert float(row["p_normal"]) + float(row["p_pneumonia"]) == pytest.approx(1, abs=2e-6)
-
-
-@pytest.mark.parametrize(
-    ("patterns", "expected"),
-    [
-        (["{}"], ["a/x.jpeg", "b/notes.txt", "b/x.jpeg", "z.jpeg"]),
-        (["{}/b", "{}/a"], ["b/notes.txt", "b/x.jpeg", "a/x.jpeg"]),
-        (["{}/*.jpeg"], ["z.jpeg"]),
-        (["{}/**/*.jpeg"], ["a/x.jpeg", "b/x.jpeg", "z.jpeg"]),
-        (["{}/**"], ["a/x.jpeg", "b/notes.txt", "b/x.jpeg", "z.jpeg"]),
-        (["{}/[ab]/x.*", "{}/z.jpeg"], ["a/x.jpeg", "b/x.jpeg", "z.jpeg"]),
-        (["{}/z.jpeg", "{}/missing.jpeg"], ["z.jpeg", "missing.jpeg"]),
-    ],
-)
-def test_folders_and_globs_are_expanded_in_order(
-    model: str, films: Path, tmp_path: Path, patterns: list[str], expected: list[str]
-) -> None:
-    assert ask(model, "score", *(x.format(films) for x in patterns), "--out", tmp_path / "out.csv") == 0
-    assert [row["path"] for row in read(tmp_path / "out.csv")] == [str(films / name) for name in expected]
-
-
-def test_a_name_that_looks_like_a_glob_is_itself(model: str, films: Path, tmp_path: Path) -> None:
-    odd = shutil.copy(EXAMPLES[0], films / 'film [1], "left".jpeg')
-    assert ask(model, "score", odd, "--out", tmp_path / "out.csv") == 0
-    assert [row["path"] for row in read(tmp_path / "out.csv")] == [str(odd)]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, file names are text")
-def test_a_name_that_is_no_utf8_does_not_stop_the_run(model: str, films: Path, tmp_path: Path) -> None:
-    shutil.copy(EXAMPLES[0], films / os.fsdecode(b"f\xfclm.jpeg"))
-    for options in ((), ("--resume",)):
-        assert ask(model, "score", films, "--out", tmp_path / "out.csv", *options) == 0
-        assert os.fsencode(films) + b"/f\xfclm.jpeg,ok," in (tmp_path / "out.csv").read_bytes()
-        assert len((tmp_path / "out.csv").read_bytes().splitlines()) == 6
-
-
-def test_a_table_among_the_films_is_no_film(model: str, films: Path) -> None:
-    for _ in range(2):
-        assert ask(model, "score", films, "--out", films / "out.csv") == 0
-        assert len(read(films / "out.csv")) == 4
-    assert not list(films.glob("*.tmp"))
-
-
-@pytest.mark.parametrize("command", ["predict", "score"])
-def test_the_exit_code_is_1_if_nothing_was_answered(model: str, films: Path, tmp_path: Path, command: str) -> None:
-    files = [films / "b/notes.txt", films / "missing.png"]
-    options = ["--out", tmp_path / "out.csv"] if command == "score" else []
-    assert ask(model, command, *files, *options) == 1
-    if options:
-        assert [row["reason"] for row in read(tmp_path / "out.csv")][1] == (
-            "The file cannot be read: No such file or directory."
-        )
-
-
-# score --resume
-
-
-@pytest.fixture
-def table(make_bundle: MakeBundle, tmp_path: Path) -> tuple[str, Path, list[str]]:
-    """A source, a finished table in which each row has a reason with a comma, and its lines."""
-    point = {"threshold": 0.5, "uncertain_log_odds": 100.0}
-    source = f"local-dir:{make_bundle('test_resnet', operating_point=point)}"
-    out = tmp_path / "out.csv"
-    assert ask(source, "score", *EXAMPLES[:4], "--out", out) == 0
-    lines = out.read_text().splitlines(keepends=True)
-    assert len(lines) == 5
-    assert lines[-1].endswith('to lean either way."\n')
-    return source, out, lines
-
-
-@pytest.mark.parametrize("cut", [1, 2, 12, 60, 90, 130])
-def test_a_line_cut_off_anywhere_is_scored_again(table: tuple[str, Path, list[str]], cut: int) -> None:
-    source, out, lines = table
-    # A row that is kept keeps even a number that scoring would not give.
-    kept = lines[1].replace(",uncertain,", ",ok,")
-    out.write_text("".join([lines[0], kept, *lines[2:]])[:-cut])
-    assert ask(source, "score", *EXAMPLES[:4], "--out", out, "--resume") == 0
-    found = out.read_text().splitlines(keepends=True)
-    assert found[:4] == [lines[0], kept, *lines[2:4]]
-    (again,) = csv.DictReader([lines[0], *found[4:]])
-    (first,) = csv.DictReader([lines[0], *lines[4:]])
-    for column in COLUMNS:
-        if column.startswith("p_"):
-            assert float(again[column]) == pytest.approx(float(first[column]), abs=5e-6)
-        else:
-            assert again[column] == first[column]
-
-
-def test_resume_goes_on_with_what_is_new(table: tuple[str, Path, list[str]]) -> None:
-    source, out, lines = table
-    assert ask(source, "score", *EXAMPLES[2:6], "--out", out, "--resume") == 0
-    assert out.read_text().startswith("".join(lines))
-    assert [row["path"] for row in read(out)] == [str(path) for path in EXAMPLES[:6]]
-
-
-def test_resume_of_a_finished_table_changes_nothing(table: tuple[str, Path, list[str]]) -> None:
-    source, out, lines = table
-    assert ask(source, "score", *EXAMPLES[:4], "--out", out, "--resume") == 0
-    assert out.read_text() == "".join(lines)
-
-
-def test_resume_without_a_table_is_a_first_run(model: str, films: Path, tmp_path: Path) -> None:
-    assert ask(model, "score", films, "--out", tmp_path / "out.csv", "--resume") == 0
-    assert len(read(tmp_path / "out.csv")) == 4
-
-
-def test_resume_of_another_table_leaves_it_alone(
-    model: str, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "out.csv").write_text("name,age\nx,3\n")
-    assert ask(model, "score", films, "--out", tmp_path / "out.csv", "--resume") == 2
-    assert "has the columns ['name', 'age']; expected path, status" in capsys.readouterr().err
-    assert (tmp_path / "out.csv").read_text() == "name,age\nx,3\n"
-
-
-def test_a_model_that_cannot_be_had_leaves_the_table_alone(table: tuple[str, Path, list[str]]) -> None:
-    _, out, lines = table
-    assert ask("local-dir:nowhere", "score", EXAMPLES[5], "--out", out) == 2
-    assert out.read_text() == "".join(lines)
+    assert ask(model, "predict", images / "a/x.jpeg", "--overlay", out, "--report", out) == 0
+    overlay, page = out / "x.jpeg.overlay.png", out / "x.jpeg-report.pdf"
+    assert capsys.readouterr().err == f"Overlays: 1, in {out}.\nReports: 1, in {out}.\n{DISCLAIMER}\n"
+    assert sorted(out.iterdir()) == sorted([overlay, page])
 
 
 # info
+
+
+POINT = {"name": "balanced", "threshold": 0.5, "uncertain_log_odds": 0.0, "uncertain_error": None}
 
 
 def test_info_as_json_is_the_classifier(make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]) -> None:
@@ -383,8 +255,10 @@ def test_info_as_json_is_the_classifier(make_bundle: MakeBundle, capsys: pytest.
             "crop_mode": "squash",
         },
         "temperature": 2.5,
-        "operating_point": {"name": "balanced", "threshold": 0.5, "uncertain_log_odds": 0.0},
-        "operating_points": {"balanced": {"name": "balanced", "threshold": 0.5, "uncertain_log_odds": 0.0}},
+        "prior": None,
+        "prevalence": None,
+        "operating_point": POINT,
+        "operating_points": {"balanced": POINT},
         "metrics": {"n": 3},
     }
 
@@ -412,12 +286,12 @@ METRICS: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("metrics", "lines"),
     [
-        (None, ["metrics        none with this bundle: python -m train.evaluate measures them"]),
-        ({"n": 3}, ["metrics        not of train.evaluate: see info --json"]),
+        (None, ["metrics          none with this bundle: python -m train.evaluate measures them"]),
+        ({"n": 3}, ["metrics          in another form than that of train.evaluate: see info --json"]),
         (
             METRICS,
             [
-                "metrics on 40 films of 30 patients (held out), 95% intervals",
+                "metrics on 40 images of 30 patients (held out), 95% intervals",
                 "3-class accuracy   0.500 [0.400, 0.600]",
                 "binary accuracy    0.600 [0.500, 0.700]",
                 "binary AUROC       none",
@@ -436,13 +310,13 @@ def test_info_in_words(
     assert ask(f"local-dir:{bundle}", "info") == 0
     found = capsys.readouterr().out.splitlines()
     assert found == [
-        "model          local-dir:bundle",
-        f"revision       {Classifier.from_pretrained(f'local-dir:{bundle}').revision}",
-        "labels         NORMAL, BACTERIAL, VIRAL",
-        "preprocessing  input_size [1, 64, 64], interpolation bicubic, mean [0.5], std [0.25], crop_pct 1.0, "
+        "model            local-dir:bundle",
+        f"revision         {Classifier.from_pretrained(f'local-dir:{bundle}').revision}",
+        "labels           NORMAL, BACTERIAL, VIRAL",
+        "preprocessing    input_size [1, 64, 64], interpolation bicubic, mean [0.5], std [0.25], crop_pct 1.0, "
         "crop_mode squash",
-        "temperature    2.500",
-        "decision       balanced: pneumonia from P = 0.50 on",
+        "temperature      2.500",
+        "operating point  balanced: pneumonia from P = 0.50 on",
         *lines,
         DISCLAIMER,
     ]
@@ -454,13 +328,18 @@ def test_info_in_words(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["predict", "x.png", "--target", "LUNG"], "--target is 'LUNG'; this model explains NORMAL, BACTERIAL, VIRAL"),
-        (["predict", "x.png", "--overlay", "file"], "--overlay: 'file' is a file or below one; expected a folder"),
-        (["predict", "x.png", "--report", "file/x"], "--report: 'file/x' is a file or below one; expected a folder"),
-        (["score", "empty", "--out", "out.csv"], "Nothing to score: empty matched no file"),
-        (["score", "*.none", "--out", "out.csv"], r"Nothing to score: *.none matched no file"),
+        (["predict", "photo.png", "--target", "LUNG"], "--target is 'LUNG'; this model explains NORMAL, BACTERIAL"),
+        (["predict", "photo.png", "--overlay", "file"], "--overlay: 'file' is a file or below one; expected a folder"),
+        (["predict", "photo.png", "--report", "file/x"], "--report: 'file/x' is a file or below one; expected a"),
+        (["score", "empty", "--out", "out.csv"], "Nothing to score: no image in empty"),
+        (["score", "*.none", "--out", "out.csv"], "Nothing to score: no image in *.none"),
         (["score", "file", "--out", "file/out.csv"], "--out: 'file' is a file or below one; expected a folder"),
         (["score", "file", "--out", "empty"], "--out is 'empty', which is a folder; expected a CSV file."),
+        (["predict", "x.png"], "No such file: x.png."),
+        (["predict", "empty"], "No image in empty; expected image files, or folders of them."),
+        (["predict", "photo.png", "--prevalence", "1"], "--prevalence is 1.0; expected a share between 0 and 1"),
+        (["predict", "photo.png", "--prevalence", "0.2"], "the bundle of this model does not state its prior"),
+        (["predict", "photo.png", "--max-bytes", "2 apples"], "--max-bytes is '2 apples'; expected a size such as"),
         (["score", "file", "--out", "out.csv", "--batch-size", "0"], "--batch-size is 0; expected at least 1"),
     ],
 )
@@ -474,33 +353,74 @@ def test_the_exit_code_is_2_and_the_message_says_why(
 ) -> None:
     (tmp_path / "file").write_text("words")
     (tmp_path / "empty").mkdir()
+    shutil.copy(EXAMPLES[0], tmp_path / "photo.png")
     monkeypatch.chdir(tmp_path)
     assert ask(model, *arguments) == 2
     err = capsys.readouterr().err
     assert err.startswith("pneumocam: ")
     assert err.count("\n") == 1
     assert message in err
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "bundle") == ["empty", "file"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "bundle") == ["empty", "file", "photo.png"]
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["guess"], ["predict"], ["score", "x"], ["score", "x", "--out", "y", "--engine", "steam"]]
+    "arguments", [["guess"], ["score", "x"], ["score", "x", "--out", "y", "--engine", "steam"], ["predict", "--x"]]
 )
-def test_wrong_usage_is_answered_with_the_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_ends_with_code_2_and_points_to_help(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert end.value.code == 2
-    assert "usage: pneumocam" in capsys.readouterr().err
+    assert "--help" in capsys.readouterr().err
 
 
-def test_help_carries_the_disclaimer(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_help_names_the_commands_and_carries_the_disclaimer(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end:
-        main(["--help"])
+        main(arguments)
     assert end.value.code == 0
-    assert "not a diagnosis" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("predict", "score", "info", "serve", "not a diagnosis"))
 
 
-def test_another_operating_point_draws_another_line(
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"pneumocam {__version__}\n"
+
+
+def imported(arguments: list[str], modules: set[str]) -> str:
+    """Which of these modules a command imports."""
+    code = (
+        "import sys\n"
+        "from pneumocam.cli import main\n"
+        "try:\n"
+        f"    main({arguments!r})\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        f"print(sorted({modules!r} & sys.modules.keys()))"
+    )
+    done = run(sys.executable, "-c", code)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--version"], ["--help"], ["predict", "--help"], ["guess"], ["predict", "none.png"]], ids=" ".join
+)
+def test_no_heavy_library_is_imported_before_arguments_and_files_are_checked(arguments: list[str]) -> None:
+    heavy = {"torch", "torchvision", "timm", "captum", "matplotlib", "numpy", "PIL", "pydicom", "gradio"}
+    assert imported(arguments, heavy) == "[]"
+
+
+def test_a_prediction_without_a_map_needs_neither_captum_nor_pyplot(model: str) -> None:
+    modules = {"captum", "matplotlib.pyplot", "gradio", "torch"}
+    assert imported(["predict", str(EXAMPLES[0]), "--model", model], modules) == "['torch']"
+
+
+def test_another_operating_point_has_another_threshold(
     make_bundle: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = make_bundle("test_resnet")
@@ -510,21 +430,21 @@ def test_another_operating_point_draws_another_line(
         "rule_in": {"threshold": 1 - 1e-5, "uncertain_log_odds": 0.0},
     }
     (bundle / "pneumocam.json").write_text(json.dumps(description))
-    film, source = str(EXAMPLES[0]), f"local-dir:{bundle}"
+    image, source = str(EXAMPLES[0]), f"local-dir:{bundle}"
     labels = {}
     for name in ("screening", "rule_in"):
-        assert main(["predict", film, "--model", source, "--operating-point", name, "--json"]) == 0
-        answer = json.loads(capsys.readouterr().out)
-        assert answer["operating_point"]["name"] == name
-        labels[name] = answer["label"]
+        assert main(["predict", image, "--model", source, "--operating-point", name, "--json"]) == 0
+        prediction = json.loads(capsys.readouterr().out)
+        assert prediction["operating_point"]["name"] == name
+        labels[name] = prediction["label"]
         table = tmp_path / f"{name}.csv"
-        assert main(["score", film, "--model", source, "--operating-point", name, "--out", str(table)]) == 0
+        assert main(["score", image, "--model", source, "--operating-point", name, "--out", str(table)]) == 0
         assert labels[name] in table.read_text()
     capsys.readouterr()
     assert labels["rule_in"] == "NORMAL" != labels["screening"]
     assert main(["info", "--model", source]) == 0
     printed = capsys.readouterr().out
-    assert "decision       balanced: pneumonia from P = 0.50 on\n" in printed
-    assert "               rule_in: pneumonia from P = 1.00 on\n" in printed
-    assert main(["predict", film, "--model", source, "--operating-point", "x"]) == 2
+    assert "operating point  balanced: pneumonia from P = 0.50 on\n" in printed
+    assert "                 rule_in: pneumonia from P = 1.00 on\n" in printed
+    assert main(["predict", image, "--model", source, "--operating-point", "x"]) == 2
     assert "operating_point is 'x'; this model has balanced, screening, rule_in." in capsys.readouterr().err

@@ -24,9 +24,9 @@ test("the table has the columns of `pneumocam score`, quoted where needed", () =
   const rows = [ROW, { ...ROW, name: "b.png", points: { balanced: rejected } }];
   assert.equal(
     csv(rows, INFO, DEFAULT),
-    "path,status,label,p_normal,p_bacterial,p_viral,p_pneumonia,reason\n" +
-      '"a, ""b"".png",ok,VIRAL,0.125000,0.250000,0.625000,0.875000,\n' +
-      "b.png,rejected,,,,,,It is blank.\n",
+    "path,status,label,p_normal,p_bacterial,p_viral,p_pneumonia,code,reason,steps\n" +
+      '"a, ""b"".png",ok,VIRAL,0.125000,0.250000,0.625000,0.875000,,,\n' +
+      "b.png,rejected,,,,,,blank,It is blank.,\n",
   );
 });
 
