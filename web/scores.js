@@ -26,7 +26,8 @@ function cell(value) {
  */
 export function cells(row, info, settings) {
   const prediction = at(row, info, settings);
-  const made = row.table?.[prediction.operating_point.name] ?? { path: inert(row.name) };
+  const corrected = { path: inert(row.name), steps: row.image?.steps.join("; ") ?? "" };
+  const made = row.table?.[prediction.operating_point.name] ?? corrected;
   if (prediction === row.points[prediction.operating_point.name] && row.table) return made;
   const changed = {
     status: prediction.status,
@@ -35,7 +36,6 @@ export function cells(row, info, settings) {
     p_pneumonia: fixed(prediction.p_pneumonia),
     code: prediction.reason?.code ?? "",
     reason: prediction.reason?.message ?? "",
-    steps: row.image?.steps.join("; ") ?? "",
     prevalence: prediction.prevalence ?? "",
   };
   return { ...made, ...changed };
