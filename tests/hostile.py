@@ -355,6 +355,16 @@ def _j2k_precincts(exponent: int) -> bytes:
     return patched(stream, at + 1 + int.from_bytes(stream[at + 2 : at + 4]), ">B", exponent << 4 | exponent)
 
 
+def _avif_sized(width: int, height: int) -> bytes:
+    data = WHOLE["avif"]()
+    return patched(data, data.index(b"ispe") + 8, ">II", width, height)
+
+
+def _avif_animation() -> bytes:
+    frames = [Image.fromarray(np.roll(np.asarray(colour()), i, 0)) for i in range(40)]
+    return encode(frames[0], "AVIF", save_all=True, append_images=frames[1:])
+
+
 def _jls_sized(rows: int, columns: int) -> bytes:
     stream = bytes(jpeg_ls.encode_array(np.zeros((64, 64), np.uint8)))
     return patched(stream, stream.index(b"\xff\xf7") + 5, ">HH", rows, columns)
@@ -417,6 +427,9 @@ def _whole() -> dict[str, Make]:
         "webp-lossless": lambda: encode(colour(), "WEBP", lossless=True),
         "webp-alpha": lambda: encode(Image.fromarray(np.dstack([grey()] * 4)), "WEBP"),
         "gif": lambda: encode(grey(), "GIF", comment=b"film"),
+        "jp2": lambda: encode(grey(), "JPEG2000"),
+        "j2k": lambda: encode(colour(), "JPEG2000", no_jp2=True),
+        "avif": lambda: encode(colour(), "AVIF"),
         "dcm": lambda: dicom(bright().tobytes(), bits=16),
         "dcm-implicit": lambda: dicom(grey().tobytes(), syntax=IMPLICIT),
         "dcm-big-endian": lambda: dicom(bright().byteswap().tobytes(), syntax=BIG, bits=16),
@@ -433,7 +446,8 @@ def _whole() -> dict[str, Make]:
 
 
 WHOLE = {name: cache(make) for name, make in _whole().items()}
-APART = ("dcm-jpeg-2000", "dcm-jpeg-ls", "dcm-jpeg-lossless", "dcm-jpeg-12-bit")  # decoded by another Python
+# Decoded by another Python.
+APART = ("jp2", "j2k", "avif", "dcm-jpeg-2000", "dcm-jpeg-ls", "dcm-jpeg-lossless", "dcm-jpeg-12-bit")
 
 
 # Damage of any kind
@@ -634,7 +648,7 @@ def _picture_bombs() -> Iterator[Hostile]:
         "a zTXt of a gigabyte": ("damaged_image", lambda: png(packed, chunk(b"zTXt", b"k\0\0" + huge))),
         "an iTXt of a gigabyte": ("damaged_image", lambda: png(packed, chunk(b"iTXt", b"k\0\1\0\0\0" + huge))),
         "200 texts of a megabyte": ("damaged_image", lambda: png(packed, *texts)),
-        "a profile in hexadecimal": ("blank", lambda: png(packed, chunk(b"tEXt", profile))),
+        "a profile in hexadecimal": ("damaged_image", lambda: png(packed, chunk(b"tEXt", profile))),
     }
     tiffs: dict[str, tuple[str, Make]] = {
         "64 megapixels, 16 bits": ("blank", partial(_tiff_bomb, 16, 1, 1)),
@@ -665,12 +679,34 @@ def _picture_bombs() -> Iterator[Hostile]:
         "64 megapixels": ("blank readable", lambda: patched(WHOLE["gif"](), 6, "<HH", 65000, 984)),
         "4 gigapixels": ("too_large", lambda: patched(WHOLE["gif"](), 6, "<HH", 65535, 65535)),
     }
+    j2ks: dict[str, tuple[str, Make]] = {
+        "64 megapixels": ("blank", partial(_j2k_sized, GIGA, GIGA)),
+        "64 megapixels, RGB": ("too_large", partial(_j2k_sized, GIGA, GIGA, 3)),
+        "65 megapixels": ("too_large", partial(_j2k_sized, 8064, 8064)),
+        "4 gigapixels": ("too_large damaged_image", partial(_j2k_sized, 65535, 65535)),
+        "64,000,000 precincts": ("damaged_image", partial(_j2k_precincts, 0)),
+    }
+    avifs: dict[str, tuple[str, Make]] = {
+        "64 megapixels": ("too_large damaged_image", partial(_avif_sized, GIGA, GIGA)),
+        "4 gigapixels": ("too_large damaged_image", partial(_avif_sized, 65535, 65535)),
+        "a size of nothing": ("too_small damaged_image", partial(_avif_sized, 0, 0)),
+        "40 frames": ("multi_frame", _avif_animation),
+    }
     bmps: dict[str, tuple[str, Make]] = {
         "64 megapixels, 32 bits": ("damaged_image", partial(bmp, bytes(99), (GIGA, GIGA), 32)),
         "64 megapixels in leaps": ("too_large", partial(bmp, b"\0\2\xff\xff" * 999, (1_000_000, 64), packing=1)),
         "16 megapixels in leaps": ("blank", partial(bmp, b"\0\2\xff\xff" * 999, (250_000, 64), packing=1)),
     }
-    for name, rows in {"png": pngs, "tiff": tiffs, "jpeg": jpegs, "webp": webps, "gif": gifs, "bmp": bmps}.items():
+    for name, rows in {
+        "png": pngs,
+        "tiff": tiffs,
+        "jpeg": jpegs,
+        "webp": webps,
+        "gif": gifs,
+        "bmp": bmps,
+        "j2k": j2ks,
+        "avif": avifs,
+    }.items():
         yield from _items(f"{name}-bomb", f"film.{name}", rows)
 
 
@@ -742,7 +778,7 @@ def _tag_bombs() -> Iterator[Hostile]:
         "TIFF, 2,000,000 resolutions": ("damaged_image", lambda: _tiff_grown(282, 5, 2_000_000)),
         "TIFF, directory again": ("readable", lambda: tiff(*tiff_tags(), data=grey, next_ifd=8)),
         "TIFF, chain of directories": (
-            "multi_frame",
+            "multi_frame damaged_image",
             lambda: tiff(*tiff_tags(), data=grey + chain, next_ifd=tiff_start(9) + len(grey)),
         ),
     }
@@ -1081,10 +1117,6 @@ def _wrong() -> Iterator[Hostile]:
         "bomb.gz": lambda: b"\x1f\x8b\x08" + bytes(5) + b"\0\3" + zeros(1 << 30)[2:-4] + bytes(8),
         "dcm.gz": lambda: gzip.compress(dicom(grey().tobytes()), mtime=0),
         "mp4": lambda: MEDIA + b"isom\0\0\2\0isomiso2" + bytes(999),
-        "heic": lambda: MEDIA + b"heic\0\0\0\0mif1heic" + bytes(999),
-        "avif": lambda: encode(colour(), "AVIF"),
-        "jp2": lambda: encode(grey(), "JPEG2000"),
-        "j2k": lambda: encode(grey(), "JPEG2000", no_jp2=True),
         "jxl": lambda: b"\xff\x0a" + bytes(999),
         "psd": lambda: b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 1, 96, 112, 8, 1) + bytes(999),
         "ico": lambda: encode(grey(), "ICO"),
@@ -1125,6 +1157,8 @@ def _wrong() -> Iterator[Hostile]:
     }
     for ending, make in files.items():
         yield from _items("wrong", f"film.{ending}", {ending: ("not_an_image", make)})
+    heic = {"heic": ("damaged_image not_an_image", lambda: MEDIA + b"heic\0\0\0\0mif1heic" + bytes(999))}
+    yield from _items("wrong", "film.heic", heic)
     for name in ("jpeg", "png", "dcm"):
         make = partial(lambda name: WHOLE[name]().ljust(20_000_001, b"\0"), name)
         yield from _items("wrong", f"film.{name}", {f"{name} of too many bytes": ("too_large", make)})

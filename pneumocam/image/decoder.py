@@ -1,7 +1,10 @@
 """The part of image reading that also runs as a subprocess, which decodes what can end or fill a process.
 
-As a script it reads a DICOM from standard input and writes `READY` and the pixel values to standard output. It imports
-nothing of this package, which would load PyTorch.
+As a script it reads a file from standard input, and writes `READY` and NumPy arrays to standard output: of a DICOM the
+pixel values, of other formats what `_picture` gives. It imports nothing of this package, which would load PyTorch.
+
+    python decoder.py DICOM
+    python decoder.py JPEG2000|AVIF|HEIF MAX_PIXELS
 """
 
 import io
@@ -9,6 +12,7 @@ import sys
 from contextlib import suppress
 
 import numpy as np
+from PIL import AvifImagePlugin, ExifTags, Image, ImageOps
 from pydicom import FileDataset, dcmread, uid
 from pydicom.pixels.utils import pixel_array
 
@@ -86,15 +90,48 @@ def _fill_in(dataset: FileDataset) -> list[str]:
 def _decoded(dataset: FileDataset) -> np.ndarray:
     """The pixel values, by the first of the decoders that reads them."""
     syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax in JPEG_LS_SYNTAXES and dataset.BitsStored < 8 and not dataset.PixelRepresentation:
-        dataset.BitsStored = 8  # GDCM decodes 6 and 7 bits well, but pydicom does not let it
-    for plugin in ("pillow", "gdcm") if syntax in JPEG_2000_SYNTAXES else ("gdcm",):
+    plugins = ["gdcm"]
+    if syntax in JPEG_2000_SYNTAXES:
+        plugins = ["pillow", "gdcm"]
+    elif syntax in JPEG_LS_SYNTAXES:
+        plugins = ["gdcm", "pyjpegls"]  # GDCM does not read 6 and 7 bits
+    for plugin in plugins:
         with suppress(Exception):
             return pixel_array(dataset, index=0, decoding_plugin=plugin)
     raise ValueError("No decoder reads the pixel data.")
 
 
-def _main() -> None:
+def _picture(data: bytes, file_format: str, max_pixels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Width, height, number of pictures, whether it is turned, and whether a pixel counts as several; and the pixels.
+
+    The pixels, (H, W) uint8 or uint16 or (H, W, C) uint8, are empty if there are too many or several pictures.
+    """
+    picture = Image.open(io.BytesIO(data), formats=[file_format])
+    expensive = file_format != "JPEG2000" or len(picture.getbands()) > 1
+    frames, (width, height) = getattr(picture, "n_frames", 1), picture.size
+    turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+    facts = np.array([width, height, frames, turned, expensive])
+    if frames > 1 or width * height > max_pixels // (4 if expensive else 1):
+        return facts, np.empty(0, np.uint8)
+    upright = ImageOps.exif_transpose(picture)
+    if upright.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
+        upright = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
+    return facts, np.asarray(upright)
+
+
+def _prepare(file_format: str) -> None:
+    """Load the decoder: one that is missing is not the image's fault, so this comes before `READY`."""
+    if file_format == "DICOM":
+        import gdcm  # noqa: F401
+    elif file_format == "HEIF":
+        import pillow_heif
+
+        pillow_heif.register_heif_opener(thumbnails=False)
+        pillow_heif.options.DECODE_THREADS = 1
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+
+
+def _main(file_format: str = "DICOM", max_pixels: str = "0") -> None:
     with suppress(ImportError):  # on Windows, where only the time is bounded, by the parent
         import resource
 
@@ -102,13 +139,14 @@ def _main() -> None:
             allowed = resource.getrlimit(kind)[1]
             soft = limit if allowed == resource.RLIM_INFINITY else min(limit, allowed)
             resource.setrlimit(kind, (soft, allowed))
-    import gdcm  # noqa: F401 - a decoder that is missing is not the image's fault, so it is found out first
-
+    _prepare(file_format)
     data = sys.stdin.buffer.read()
     sys.stdout.buffer.write(READY)
     sys.stdout.buffer.flush()
-    np.save(sys.stdout.buffer, _decoded(parse_dicom(data)[0]))
+    dicom = file_format == "DICOM"
+    for values in [_decoded(parse_dicom(data)[0])] if dicom else _picture(data, file_format, int(max_pixels)):
+        np.save(sys.stdout.buffer, values)
 
 
 if __name__ == "__main__":
-    _main()
+    _main(*sys.argv[1:])

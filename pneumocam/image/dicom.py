@@ -25,7 +25,7 @@ from pneumocam.image.elements import patterns
 from pneumocam.image.errors import EXPENSIVE, DamagedImage, MultiFrame, NotARadiograph, UnsupportedDicom, check_size
 from pneumocam.image.grayscale import flatten, flatten_deep, paint_border, share
 from pneumocam.image.headers import check_jpeg
-from pneumocam.image.levels import levels_of
+from pneumocam.image.levels import count, levels_of, middle
 from pneumocam.image.modality import check_modality
 from pneumocam.image.sandbox import only_frame, stored_values
 
@@ -182,8 +182,10 @@ def _from_grey(data: bytes, dataset: FileDataset) -> Shown:
         padded = None
     levels = levels_of(values)
     if padded is not None:
-        inside = levels.counts - np.bincount(levels.index[padded], minlength=levels.counts.size)
-        levels = replace(levels, counts=inside)
+        size = levels.counts.size
+        counts = levels.counts - count(levels.index[padded], size)
+        central = levels.central - count(middle(levels.index)[middle(padded)], size)
+        levels = replace(levels, counts=counts, central=central)
     negative = dataset.PhotometricInterpretation == "MONOCHROME1"
     table, more, shown = display_table(levels, dataset, negative=negative)
     # A Presentation LUT Shape of INVERSE says the same once more, so it is not read.

@@ -19,7 +19,7 @@ from pneumocam.image.grayscale import grey_table, percent
 from pneumocam.image.levels import Levels
 
 _LEAST_LEVELS = 64  # of 256, between the darkest and the brightest percent
-_MOST_WHITE, _MOST_BLACK = 0.7, 0.9  # of the pixels
+_MOST_WHITE, _MOST_CLIPPED = 0.7, 0.9  # of the pixels
 _MOST_WINDOWS = 100
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
@@ -66,8 +66,8 @@ def _loss(grey: Values, plain: NDArray[np.uint8], levels: Levels, *, negative: b
             found = f"it leaves {high - low:.0f} of 256 grey levels"
         elif white > _MOST_WHITE:
             found = f"it makes {percent(white)} of the pixels white"
-        elif black > _MOST_BLACK:
-            found = f"it makes {percent(black)} of the pixels black"
+        elif white + black > _MOST_CLIPPED:
+            found = f"it makes {percent(white + black)} of the pixels black or white"
         else:
             return ""
     return found

@@ -88,7 +88,7 @@ def grey_table(levels: Levels, values: NDArray[np.float64] | None = None) -> tup
     whole = levels.whole and values is None
     values = levels.values if values is None else values
     shown, where = np.unique(values[occurs], return_inverse=True)
-    low, high = tissue_range(shown, np.bincount(where, levels.counts[occurs]))
+    low, high = tissue_range(shown, *(np.bincount(where, counts[occurs]) for counts in (levels.counts, levels.central)))
     start, end, step = _scale(shown[(shown >= low) & (shown <= high)], whole=whole)
     steps = [step]
     if (start, end) != _scale(shown, whole=whole)[:2]:

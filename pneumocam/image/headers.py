@@ -1,6 +1,6 @@
-"""What a picture's file says of itself, held to bounds before Pillow believes it.
+"""Checks of a file's header before Pillow reads it.
 
-A few kilobytes can claim gigabytes and minutes: each of these raises ValueError for what no camera or program writes.
+A few kilobytes can claim gigabytes and minutes: each check raises ValueError for what no camera or program writes.
 """
 
 import re
@@ -15,6 +15,8 @@ _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12
 _TEXTS = (1, 2, 7)  # read as bytes; all others become a Python number each
 _WHOLE = {3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q"}
 _DIRECTORIES = (0x8769, 0x8825, 0xA005)  # EXIF, GPS, Interoperability
+_PAGES = 20
+_NEW_SUBFILE_TYPE, _SUBFILE_TYPE, _REDUCED, _MASK = 254, 255, 1, 4
 _JPEG_MARKER = re.compile(rb"\xff[\xc0-\xc7\xc9-\xcf\xd9-\xef\xfe]")  # but for those that Pillow steps over
 
 
@@ -53,13 +55,37 @@ def check_exif(data: bytes) -> None:
         check_tiff(data)
 
 
-def check_tiff(data: bytes) -> None:
+def tiff_pages(data: bytes) -> list[str]:
+    """What each page of a TIFF is, "image" or "part" (a thumbnail or mask); empty if there are too many pages."""
+    order = ">" if data.startswith(b"MM") else "<"
+    large = data[2:3] == b"+"
+    word, entry_size, head = order + "IQ"[large], 20 if large else 12, 8 if large else 2
+    kinds: list[str] = []
+    seen: set[int] = set()
+    start = _number(word, data, 8 if large else 4)
+    while start > 0 and start not in seen:
+        if len(kinds) == _PAGES:
+            return []
+        seen.add(start)
+        check_tiff(data, start)
+        kind = 0
+        for tag, value_type, count, value in _entries(data, start, order, large):
+            if tag in (_NEW_SUBFILE_TYPE, _SUBFILE_TYPE) and count == 1 and value_type in _WHOLE:
+                number = _number(order + _WHOLE[value_type], value)
+                kind |= number if tag == _NEW_SUBFILE_TYPE else int(number == 2)
+        kinds.append("part" if kind & (_REDUCED | _MASK) else "image")
+        count = _number(order + "HQ"[large], data, start)
+        start = _number(word, data, start + head + count * entry_size) if count >= 0 else 0
+    return kinds
+
+
+def check_tiff(data: bytes, start: int | None = None) -> None:
     """Bound what the tags of a TIFF, or of what is built like one, hold: each value is copied out, shared ones too."""
     order = ">" if data.startswith(b"MM") else "<"
     large = data[2:3] == b"+"
     word = order + "IQ"[large]
     room, values = len(data) + 1_000_000, _VALUES
-    starts = {0: _number(word, data, 8 if large else 4)}
+    starts = {0: _number(word, data, 8 if large else 4) if start is None else start}
     for directory in (0, *_DIRECTORIES):
         for tag, kind, count, value in _entries(data, starts.get(directory, -1), order, large):
             size = count * _SIZES.get(kind, 0)

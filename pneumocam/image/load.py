@@ -12,29 +12,27 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, ImageOps
+from PIL import Image
 
-from pneumocam.image.decoder import Bounded
 from pneumocam.image.dicom import from_dicom
 from pneumocam.image.errors import (
-    EXPENSIVE,
     DamagedImage,
     InternalError,
-    MultiFrame,
     NotAnImage,
     RadiographError,
     TooLarge,
     check_contrast,
     check_size,
 )
-from pneumocam.image.grayscale import flatten, flatten_deep, to_uint8
-from pneumocam.image.headers import check_exif, check_jpeg, check_tiff
+from pneumocam.image.grayscale import flatten, to_uint8
+from pneumocam.image.pictures import Decoded, from_encoded, from_picture
 from pneumocam.image.sandbox import silenced
 
-_ACCEPTED = "Accepted are JPEG, PNG, TIFF, BMP, WebP, single-frame GIF and DICOM"
+_ACCEPTED = "Accepted are JPEG, PNG, TIFF, BMP, WebP, AVIF, HEIC, JPEG 2000, single-frame GIF and DICOM"
 _SIGNATURE = re.compile(
     rb"(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG)|(?P<TIFF>II[*+]\x00|MM\x00[*+])|(?P<BMP>BM)|(?P<WEBP>RIFF....WEBP)|"
-    rb"(?P<GIF>GIF8)",
+    rb"(?P<GIF>GIF8)|(?P<JPEG2000>\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51)|(?P<AVIF>....ftypavi[fs])|"
+    rb"(?P<HEIF>....ftyp(?:hei[cxms]|hev[cx]|mif1|msf1))",
     re.DOTALL,
 )
 _DICOM_WITHOUT_PREAMBLE = re.compile(
@@ -43,17 +41,16 @@ _DICOM_WITHOUT_PREAMBLE = re.compile(
 
 Array = NDArray[Any]
 Source = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | Array
-Decoded = tuple[NDArray[np.uint8], str, list[str]]  # pixels (H, W), source format, steps
 
 
 @dataclass(frozen=True, eq=False)
 class Radiograph:
-    """A checked grayscale film, without anything about the patient.
+    """A checked grayscale radiograph, without anything about the patient.
 
     Attributes:
         pixels: (H, W) uint8 in 0..255, read-only, upright; brighter is denser ("bone white").
-        source_format: what it was read from: "JPEG", "MPO", "PNG", "TIFF", "BMP", "WEBP", "GIF", "DICOM", "PIL",
-            "array".
+        source_format: what it was read from: "JPEG", "MPO", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "AVIF",
+            "HEIF", "DICOM", "PIL", "array".
         steps: what was done to get there, in order and in words; empty when the pixels are as they came.
     """
 
@@ -79,25 +76,26 @@ class Radiograph:
         return int(self.pixels.shape[0])
 
     def to_pil(self) -> Image.Image:
-        """A copy of the film as a Pillow image of mode "L"."""
+        """A copy of the radiograph as a Pillow image of mode "L"."""
         return Image.fromarray(self.pixels)
 
 
 def load_radiograph(source: Source, *, max_bytes: int = 20_000_000, max_pixels: int = 64_000_000) -> Radiograph:
-    """Read one film from a path, encoded bytes, a binary stream, a Pillow image or an array.
+    """Read one radiograph from a path, encoded bytes, a binary stream, a Pillow image or an array.
 
     Bytes and pixels are bounded before anything is decoded. Safe to call from several threads.
 
     Args:
-        source: JPEG, PNG, TIFF, BMP, WebP, GIF or DICOM as path, bytes or stream (read from where it stands, and not
-            closed); a Pillow image; or an array, (H, W) uint8, uint16 or float, or (H, W, 3 or 4) uint8 RGB(A).
+        source: JPEG, PNG, TIFF, BMP, WebP, GIF, JPEG 2000, AVIF, HEIC (with the package pillow-heif) or DICOM as path,
+            bytes or stream (read from where it stands, and not closed); a Pillow image; or an array, (H, W) uint8,
+            uint16 or float, or (H, W, 3 or 4) uint8 RGB(A).
         max_bytes: most encoded bytes that are read.
         max_pixels: most pixels, width times height, that are decoded; a quarter of them in WebP, run-length encoded
-            BMP, CMYK, Lab, more than 8 bits a channel of colour and more than 16 of grey, where each takes several
-            times the memory or time; and in a DICOM of more than 16 bits a pixel.
+            BMP, AVIF, HEIC, JPEG 2000 in colour, CMYK, Lab, more than 8 bits a channel of colour and more than 16 of
+            grey, where each takes several times the memory or time; and in a DICOM of more than 16 bits a pixel.
 
     Returns:
-        The film as 8-bit grayscale, upright, brighter where denser.
+        The radiograph as 8-bit grayscale, upright, brighter where denser.
 
     Raises:
         RadiographError: one of its subclasses, if this is not one whole, readable, large enough radiograph.
@@ -107,13 +105,13 @@ def load_radiograph(source: Source, *, max_bytes: int = 20_000_000, max_pixels: 
     if isinstance(source, np.ndarray):
         decoded = _from_array(source, max_pixels)
     elif isinstance(source, Image.Image):
-        decoded = _guarded(_from_picture, source, max_pixels, what=source.format or "PIL")
+        decoded = _guarded(from_picture, source, max_pixels, what=source.format or "PIL")
     else:
         data = _read(source, max_bytes)
         if data[128:132] == b"DICM" or _DICOM_WITHOUT_PREAMBLE.match(data):
             decoded = _guarded(_from_dicom, data, max_pixels, what="DICOM")
         elif signature := _SIGNATURE.match(data):
-            decoded = _guarded(_from_encoded, data, str(signature.lastgroup), max_pixels, what=signature.lastgroup)
+            decoded = _guarded(from_encoded, data, str(signature.lastgroup), max_pixels, what=signature.lastgroup)
         else:
             raise NotAnImage(f"The upload is no picture that is known here. {_ACCEPTED}; save it as PNG.")
     pixels, source_format, steps = decoded
@@ -194,106 +192,3 @@ def _from_array(array: Array, max_pixels: int) -> Decoded:
 def _from_dicom(data: bytes, max_pixels: int) -> Decoded:
     pixels, steps = from_dicom(data, max_pixels)
     return pixels, "DICOM", steps
-
-
-def _from_encoded(data: bytes, file_format: str, max_pixels: int) -> Decoded:
-    if file_format == "JPEG":
-        check_jpeg(data)
-    if file_format == "TIFF":
-        check_tiff(data)
-    picture = _open(data, file_format)
-    if file_format == "GIF":
-        picture = _open(_cut_behind(data, picture.tile[0].offset), file_format)
-    picture.info.pop("Raw profile type exif", None)  # an EXIF block that nobody has checked
-    return _from_picture(picture, max_pixels, data)
-
-
-def _open(data: bytes, file_format: str) -> ImageFile.ImageFile:
-    stream = Bounded(data, steps=5000)
-    picture = Image.open(stream, formats=[file_format])
-    # A run-length encoded BMP is read pixel by pixel.
-    stream.steps = 2_000_000 if file_format == "BMP" else 10_000 + len(data) // 64
-    return picture
-
-
-def _cut_behind(data: bytes, offset: int) -> bytes:
-    """A GIF until a little behind its first picture, which begins there.
-
-    Pillow looks for a second through all that follows, and copies a comment anew with each 255 bytes that it grows by.
-    """
-    while offset < len(data) and data[offset]:
-        offset += 1 + data[offset]
-    return data[: offset + 100_000]
-
-
-def _from_picture(picture: Image.Image, max_pixels: int, data: bytes = b"") -> Decoded:
-    # The further pictures of a phone's MPO are previews and depth maps of the first.
-    if getattr(picture, "is_animated", False) and picture.format != "MPO":
-        raise MultiFrame(
-            f"The {picture.format} holds several pictures; one film is accepted at a time. Save the one you mean "
-            "as a file of its own."
-        )
-    check_size(*picture.size, max_pixels // (EXPENSIVE if _is_expensive(picture) else 1))
-    came_turned = _orientation(picture) > 1
-    deep = _read_deep(data, picture.format) if data and picture.format in ("PNG", "TIFF") else None
-    picture.load()
-    pixels, steps = _grey(picture, deep)
-    # Pillow has turned a TIFF by now, and then no longer says that it needs turning.
-    if (orientation := _orientation(picture)) > 1:
-        film = Image.fromarray(pixels)
-        film.getexif()[ExifTags.Base.Orientation] = orientation
-        pixels = np.array(ImageOps.exif_transpose(film))
-    if came_turned:
-        steps.append("rotated by EXIF orientation")
-    return pixels, picture.format or "PIL", steps
-
-
-def _is_expensive(picture: Image.Image) -> bool:
-    """Whether a pixel takes several times the usual memory, or time, on its way."""
-    deep = len(picture.getbands()) > 1 and ";16" in _raw_mode(picture)
-    run_lengths = picture.format == "BMP" and picture.info.get("compression") in (1, 2)  # undone in Python
-    return deep or run_lengths or picture.format == "WEBP" or picture.mode in ("I", "F", "CMYK", "LAB")
-
-
-def _raw_mode(picture: Image.Image) -> str:
-    """How the file's samples lie, in Pillow's terms; empty when all are loaded."""
-    tiles = getattr(picture, "tile", None)
-    args = (tiles[0].args if tiles else None) or ("",)
-    return str(args if isinstance(args, str) else args[0])
-
-
-def _orientation(picture: Image.Image) -> int:
-    if isinstance(exif := picture.info.get("exif"), bytes):
-        check_exif(exif)
-    value = picture.getexif().get(ExifTags.Base.Orientation)
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _grey(picture: Image.Image, deep: Array | None) -> tuple[NDArray[np.uint8], list[str]]:
-    if deep is not None:
-        return flatten_deep(deep)
-    if picture.mode not in ("I", "F") and not picture.mode.startswith("I;16"):
-        return flatten(picture)
-    # Pillow inverts WhiteIsZero for up to 8 bits only.
-    negative = getattr(picture, "tag_v2", {}).get(ExifTags.Base.PhotometricInterpretation) == 0
-    pixels, steps = to_uint8(np.asarray(picture), negative=negative)
-    return pixels, steps + ["inverted (WhiteIsZero)"] * negative
-
-
-def _read_deep(data: bytes, file_format: str) -> Array | None:
-    """(H, W, C) uint16 of a picture with 16 bits in each of several channels, else None.
-
-    Pillow keeps the upper byte of these alone, so a second reading, told the other byte order, fetches the lower.
-    """
-    upper, lower = (_open(data, file_format) for _ in range(2))
-    match = re.fullmatch("(RGB|RGBA|RGBX|LA);16([BLN])", _raw_mode(upper))
-    if not match:
-        return None
-    args: Any = upper.tile[0].args
-    # The four bytes of grey and alpha come as they are when taken for RGBA.
-    other = "RGBA" if match[1] == "LA" else f"{match[1]};16{'L' if match[2] == 'B' else 'B'}"
-    lower.tile = [tile._replace(args=other if isinstance(args, str) else (other, *args[1:])) for tile in lower.tile]
-    if match[1] == "LA":
-        return np.array(lower).view(">u2")
-    deep: Array = np.array(upper, np.uint16) * 256 + np.array(lower)
-    return deep

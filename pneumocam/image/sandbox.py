@@ -80,7 +80,7 @@ def stored_values(data: bytes, dataset: FileDataset) -> Array:
     """The film of a DICOM as it is stored, (H, W) or (H, W, 3); bounded in memory and time whatever the data."""
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax in SUBPROCESS_SYNTAXES:
-        return _decode_in_subprocess(data)
+        return _arrays_of_subprocess(data, "DICOM")[0]
     if syntax == uid.RLELossless:
         _unpack_rle(dataset)
     plugin = "pillow" if syntax in (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit) else ""
@@ -88,15 +88,26 @@ def stored_values(data: bytes, dataset: FileDataset) -> Array:
     return values
 
 
-def _decode_in_subprocess(data: bytes) -> Array:
-    """The values as `decoder`, run as a subprocess, reads them.
+def picture_values(data: bytes, file_format: str, max_pixels: int) -> tuple[list[int], Array]:
+    """What `decoder` finds in a JPEG 2000, AVIF or HEIF, bounded in memory and time whatever the data.
+
+    Returns:
+        Width, height, number of pictures, whether it was turned, whether a pixel counts as `EXPENSIVE`; and the pixels,
+        which are empty if there are too many or several pictures.
+    """
+    facts, values = _arrays_of_subprocess(data, file_format, str(max_pixels))
+    return [int(fact) for fact in facts], values
+
+
+def _arrays_of_subprocess(data: bytes, *arguments: str) -> list[Array]:
+    """The arrays that `decoder`, run as a subprocess, makes of a file.
 
     Only what happens after the subprocess has said that it is ready is the image's doing.
     """
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # each thread's stack counts as address space
     try:
         child = subprocess.run(  # noqa: S603 - no shell
-            [_interpreter(), "-P", "-W", "ignore", decoder.__file__],
+            [_interpreter(), "-P", "-W", "ignore", decoder.__file__, *arguments],
             input=data,
             capture_output=True,
             timeout=3 * SUBPROCESS_SECONDS,
@@ -105,14 +116,17 @@ def _decode_in_subprocess(data: bytes) -> Array:
         )
     except (OSError, subprocess.SubprocessError):
         raise InternalError("The decoder of this image could not be run to its end. Try again later.") from None
-    ready, output = child.stdout[: len(READY)] == READY, child.stdout[len(READY) :]
     # The system kills with SIGKILL when memory is short; a decoder that aborts or meets its limits ends otherwise.
-    if not ready or child.returncode == -_SIGKILL:
+    if not child.stdout.startswith(READY) or child.returncode == -_SIGKILL:
         raise InternalError("The decoder of this image did not start, or the system ended it. Try again later.")
     if child.returncode:
         raise ValueError("The decoder failed.")
-    values: Array = np.load(io.BytesIO(output), allow_pickle=False)
-    return values
+    output = io.BytesIO(child.stdout)
+    output.seek(len(READY))
+    arrays: list[Array] = []
+    while output.tell() < len(child.stdout):
+        arrays.append(np.load(output, allow_pickle=False))
+    return arrays
 
 
 def _interpreter() -> str:
@@ -120,8 +134,8 @@ def _interpreter() -> str:
     executable = sys.executable or ""
     if getattr(sys, "frozen", False) or not re.match("(python|pypy)", Path(executable).name, re.IGNORECASE):
         raise InternalError(
-            "JPEG 2000, JPEG-LS and lossless JPEG are decoded by a Python interpreter, and this program has none at "
-            "sys.executable. Run it with Python, or export the image as PNG."
+            "JPEG 2000, JPEG-LS, lossless JPEG, AVIF and HEIC are decoded by a Python interpreter, and this program "
+            "has none at sys.executable. Run it with Python, or export the image as PNG."
         )
     return executable
 

@@ -337,7 +337,7 @@ def test_a_side_under_64_is_too_small(file_format: str) -> None:
 @pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP", "TIFF"])
 def test_several_pictures_in_one_file(file_format: str) -> None:
     data = encode(FILM, file_format, save_all=True, append_images=[Image.fromarray(255 - FILM)])
-    refused(data, MultiFrame, "multi_frame", file_format, "several pictures", "one film")
+    refused(data, MultiFrame, "multi_frame", file_format, "several pictures", "one image")
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])

@@ -10,6 +10,7 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom import uid
+from pydicom.dataset import Dataset
 
 from pneumocam.image import (
     DamagedImage,
@@ -214,3 +215,124 @@ def test_the_uid_of_deflation_elsewhere_says_nothing() -> None:
     dataset = dicom(FILM)
     dataset.AvailableTransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
     np.testing.assert_array_equal(load_radiograph(saved(dataset)).pixels, FILM)
+
+
+# Which DICOM is a radiograph, and elements that are missing
+
+CR, DX, DX_RAW, SC = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("1", "1.1", "1.1.1", "7"))
+DIGITISED, UNKNOWN = "1.2.840.10008.5.1.1.29", "1.2.826.0.1.3680043.2.1"
+OTHERS = [
+    f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2", "4", "6.1", "1.2", "1.3", "20", "128", "12.1", "12.2", "481.1")
+]
+
+
+def of_class(sop_class: str, modality: str | None, where: str = "both") -> bytes:
+    """A DICOM that says its SOP class in its header, its dataset or both, and this modality."""
+    dataset = dicom(FILM)
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = uid.UID(sop_class)
+    if where == "header":
+        del dataset.SOPClassUID
+    elif where == "dataset":
+        dataset.file_meta.MediaStorageSOPClassUID = uid.UID(UNKNOWN)
+    del dataset.Modality
+    if modality is not None:
+        dataset.add_new("Modality", "CS", modality)
+    return saved(dataset)
+
+
+@pytest.mark.parametrize("where", ["header", "dataset", "both"])
+@pytest.mark.parametrize("modality", [None, ""])
+def test_without_a_modality_the_sop_class_decides(where: str, modality: str | None) -> None:
+    for sop_class in (CR, DX, DX_RAW, SC, DIGITISED):
+        np.testing.assert_array_equal(load_radiograph(of_class(sop_class, modality, where)).pixels, FILM)
+    for sop_class in OTHERS:
+        refused(of_class(sop_class, modality, where), NotARadiograph, "not_a_radiograph", "CR, DX, RG")
+    refused(of_class(UNKNOWN, modality), NotARadiograph, "not_a_radiograph", "no modality")
+
+
+@pytest.mark.parametrize("modality", ["DR", "XR", "CR", "DX"])
+def test_modality_and_sop_class_have_to_agree(modality: str) -> None:
+    for sop_class in (CR, DX, SC, UNKNOWN):
+        np.testing.assert_array_equal(load_radiograph(of_class(sop_class, modality)).pixels, FILM)
+    for sop_class in OTHERS:
+        for where in ("header", "dataset"):
+            refused(of_class(sop_class, modality, where), NotARadiograph, "not_a_radiograph")
+    for other in ("CT", "MR", "US", "MG", "PT", "NM", "XA"):
+        refused(of_class(DX, other), NotARadiograph, "not_a_radiograph", f"has {other}")
+
+
+@pytest.mark.parametrize("written", [b"dx", b"Cr", b"dr", b"DX\0\0", b" DX "])
+def test_a_modality_in_lower_case_or_padded(written: bytes) -> None:
+    data = saved(dicom(FILM, Modality="DX")).replace(b"CS\x02\x00DX", b"CS" + struct.pack("<H", len(written)) + written)
+    np.testing.assert_array_equal(load_radiograph(data).pixels, FILM)
+
+
+@pytest.mark.parametrize(
+    "keyword", ["PixelRepresentation", "SamplesPerPixel", "BitsStored", "HighBit", "PhotometricInterpretation"]
+)
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.RLELossless, uid.JPEG2000Lossless])
+def test_a_missing_element_gets_its_one_sane_value(keyword: str, syntax: str) -> None:
+    dataset = dicom(film(16))
+    if syntax == uid.RLELossless:
+        dataset.compress(syntax, generate_instance_uid=False)
+    elif syntax == uid.JPEG2000Lossless:
+        dataset = pydicom.dcmread(io.BytesIO(encapsulated(encode(film(16), "JPEG2000", no_jp2=True), syntax, film(16))))
+    expected = np.rint(film(16) / 257)
+    for empty in (True, False):
+        if empty:
+            dataset[keyword].value = None
+        else:
+            del dataset[keyword]
+        radiograph = load_radiograph(saved(dataset))
+        np.testing.assert_array_equal(radiograph.pixels, expected)
+        assert radiograph.steps[0].startswith(f"{keyword} is missing")
+
+
+def test_missing_elements_of_colour() -> None:
+    rgb = np.stack([FILM, FILM[::-1], FILM[:, ::-1]], 2)
+    expected = np.asarray(Image.fromarray(rgb).convert("L"))
+    for keyword in ("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"):
+        dataset = dicom(rgb)
+        del dataset[keyword]
+        np.testing.assert_array_equal(load_radiograph(saved(dataset)).pixels, expected)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_high_bit_15_with_12_stored(signed: bool) -> None:
+    values = film(12).astype(np.int32) - 2048 * signed
+    shifted = (values << 4).astype(np.int16 if signed else np.uint16)
+    lower = shifted | np.where(np.arange(80) % 7 == 0, 9, 0).astype(shifted.dtype)  # an overlay
+    for pixels in (shifted, lower):
+        data = saved(dicom(pixels, 12, HighBit=15))
+        np.testing.assert_array_equal(load_radiograph(data).pixels, FILM_8_OF_12)
+        compressed_data = saved_as_rle(dicom(pixels, 12, HighBit=15))
+        np.testing.assert_array_equal(load_radiograph(compressed_data).pixels, FILM_8_OF_12)
+
+
+def saved_as_rle(dataset: Dataset) -> bytes:
+    stored, high = dataset.BitsStored, dataset.HighBit
+    dataset.BitsStored, dataset.HighBit = 16, 15
+    dataset.compress(uid.RLELossless, generate_instance_uid=False)
+    dataset.BitsStored, dataset.HighBit = stored, high
+    return saved(dataset)
+
+
+def test_a_high_bit_that_is_wrong_is_reported() -> None:
+    for high in (15, 0, 7, 40):
+        radiograph = load_radiograph(saved(dicom(film(12), 12, HighBit=high)))
+        np.testing.assert_array_equal(radiograph.pixels, FILM_8_OF_12)
+        assert radiograph.steps[0].startswith(f"HighBit {high} ignored")
+
+
+def test_colour_of_32_bits_and_signed_colour() -> None:
+    deep = np.stack([film(16)] * 3, 2).astype(np.uint32) << 16
+    radiograph = load_radiograph(saved(dicom(deep)))
+    np.testing.assert_array_equal(radiograph.pixels, np.rint(film(16) / 257))
+    signed = np.stack([film(12)] * 3, 2).astype(np.int16) - 2048
+    refused(saved(dicom(signed)), UnsupportedDicom, "unsupported_dicom", "signed colour")
+
+
+def test_jpeg_ls_of_7_bits() -> None:
+    values = FILM // 2
+    data = compressed(values, uid.JPEGLSLossless, 7, encoding_plugin="pyjpegls")
+    np.testing.assert_array_equal(load_radiograph(data).pixels, values)
