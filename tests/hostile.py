@@ -1273,11 +1273,11 @@ def answer(item: Hostile) -> dict[str, Any]:
         "told": [str(warning.message) for warning in warned] + told.records,
         "crc": zlib.crc32(data),
         "seconds": sum(os.times()[:4]) - started,
-        "peak": _peak(),
+        "peak": peak_memory(),
     }
 
 
-def _peak() -> int:
+def peak_memory() -> int:
     """The most bytes that this program has held; `getrusage` would count what started it as well."""
     held = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
     assert held
