@@ -66,6 +66,7 @@ export class Adjust {
     const value = make("output");
     const input = make("input", {
       ...{ type: "range", min: 100 * LEAST, max: 100 * (1 - LEAST), step: 1, value: Math.round(100 * usual) },
+      "aria-label": text("prevalence"),
       "aria-describedby": "prevalence-hint",
     });
     const write = () => {

@@ -111,14 +111,16 @@ export function at(row, info, { point, prevalence }) {
   const probabilities = shift(prediction.probabilities, from, prevalence);
   const p = pneumonia(probabilities);
   const { threshold, band } = info.points[name];
-  const uncertain = band[0] < p && p < band[1];
+  // A doubt about the image itself stays, whatever the probability.
+  const doubt = prediction.reason?.code === "near_threshold" ? null : prediction.reason;
+  const reason = doubt ?? (band[0] < p && p < band[1] ? nearThreshold(p, info.points[name]) : null);
   return {
     ...prediction,
-    status: uncertain ? "uncertain" : "ok",
+    status: reason ? "uncertain" : "ok",
     label: p >= threshold ? mostProbableKind(probabilities) : "NORMAL",
     probabilities,
     p_pneumonia: p,
-    reason: uncertain ? nearThreshold(p, info.points[name]) : null,
+    reason,
     prevalence,
   };
 }

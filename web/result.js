@@ -196,6 +196,9 @@ export class Result {
   /** @param {Prediction} now */
   #sentence(now) {
     if (now.status !== "uncertain") return text("not_a_finding");
+    const { reason } = now;
+    if (reason && reason.code !== "near_threshold")
+      return make("span.doubt", {}, `${reasonTitle(reason)}. `, remedy(reason));
     const { measured, band } = this.info.points[now.operating_point.name];
     const wrong = measured?.uncertain_error;
     const values = { low: percent(band[0]), high: percent(band[1]) };

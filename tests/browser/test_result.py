@@ -264,3 +264,45 @@ def test_a_model_of_two_classes_without_figures_is_shown_as_what_it_is(
         assert differ(panes(page)[-1], prediction.overlay("PNEUMONIA").crop((0, 0, 500, 300))) < 1
         page.close()
         visit.check()
+
+
+def test_another_prevalence_changes_every_number_without_a_request(visit: Visit, bundled: Classifier) -> None:
+    """The model states no prevalence here, so the server's answers are made to."""
+    page = visit.page
+    page.route("**/page/info", lambda route: route.fulfill(json=route.fetch().json() | {"prevalence": 0.5}))
+    page.reload()
+    expect(page.locator("#result .stage[data-zoom]")).to_be_visible()
+    give(page, BACTERIAL)
+    card = classified(page, BACTERIAL.name)
+    p = predict(bundled, BACTERIAL).probabilities
+    with visit.quiet():
+        slider = adjust(page).get_by_role("slider", name=EN["prevalence"])
+        expect(slider).to_have_value("50")
+        slider.fill("2")
+        odds = (p["BACTERIAL"] + p["VIRAL"]) / p["NORMAL"] * 0.02 / 0.98
+        ill = odds / (1 + odds)
+        bacterial = ill * p["BACTERIAL"] / (p["BACTERIAL"] + p["VIRAL"])
+        expect(card.locator(".any")).to_contain_text(f"{ill:.1%}")
+        expect(card.locator(".bars")).to_contain_text(f"{bacterial:.1%}")
+        shown = shown_json(page)
+        assert shown["prevalence"] == 0.02
+        assert shown["probabilities"]["BACTERIAL"] == pytest.approx(bacterial)
+        page.get_by_role("button", name=EN["prevalence_reset"].format(p="50%")).click()
+        assert shown_json(page) == as_json(predict(bundled, BACTERIAL))
+
+
+def test_a_doubt_about_the_image_is_told_beside_its_prediction(visit: Visit) -> None:
+    """As the server tells it of a view from the side."""
+    page = visit.page
+
+    def doubt(route: Route) -> None:
+        row = route.fetch().json()
+        for prediction in row["points"].values():
+            prediction.update(status="uncertain", reason={"code": "lateral_view", "message": "From the side."})
+        route.fulfill(json=row | {"lungs": [[[100, 100], [400, 100], [400, 500]]], "map_quality": "good"})
+
+    page.route("**/page/predict", doubt)
+    give(page, BACTERIAL)
+    card = classified(page, BACTERIAL.name)
+    expect(card.locator(".answer")).to_contain_text(f"{EN['reason_lateral_view']}. {EN['remedy_lateral_view']}")
+    expect(card.locator(".captions")).to_contain_text("good")

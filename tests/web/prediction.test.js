@@ -63,6 +63,13 @@ test("threshold and uncertainty are those of the shifted probability", () => {
   assert.deepEqual([often.status, often.label], ["ok", "BACTERIAL"]);
 });
 
+test("a doubt about the image itself stays", () => {
+  const reason = { code: "lateral_view", message: "From the side." };
+  const row = { ...ROW, points: { balanced: { ...ROW.points.balanced, reason } } };
+  const rare = at(row, INFO, { point: null, prevalence: 0.01 });
+  assert.deepEqual([rare.status, rare.label, rare.reason], ["uncertain", "NORMAL", reason]);
+});
+
 test("a refused image has no other prevalence", () => {
   const rejected = { ...ROW.points.balanced, status: "rejected", label: null, probabilities: {}, p_pneumonia: null };
   const row = { ...ROW, points: { balanced: rejected } };
