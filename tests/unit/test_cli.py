@@ -67,6 +67,7 @@ def ask(model: str, *arguments: object) -> int:
 # In a process of its own
 
 
+@pytest.mark.slow
 def test_python_dash_m_predict_says_what_python_says(model: str, images: Path) -> None:
     paths = [images / "a/x.jpeg", images / "b/notes.txt", images / "b/x.jpeg"]
     done = run(sys.executable, "-m", "pneumocam", "predict", *paths, "--json", "--model", model)
@@ -85,6 +86,7 @@ def test_python_dash_m_predict_says_what_python_says(model: str, images: Path) -
         assert line == expected
 
 
+@pytest.mark.slow
 def test_a_user_error_is_one_line_and_no_traceback(tmp_path: Path) -> None:
     done = run(sys.executable, "-m", "pneumocam", "info", "--model", f"local-dir:{tmp_path / 'nowhere'}")
     expected = "expected a bundle with config.json, model.safetensors, pneumocam.json."
@@ -92,6 +94,7 @@ def test_a_user_error_is_one_line_and_no_traceback(tmp_path: Path) -> None:
     assert done.stderr == f"pneumocam: {tmp_path / 'nowhere' / 'config.json'} is missing: {expected}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["predict", EXAMPLES[0], EXAMPLES[1]], ["info"]], ids=lambda x: x[0])
 def test_an_answer_that_nobody_reads_ends_the_command_quietly(model: str, command: list[object]) -> None:
     """As `| head` leaves it, once it has what it wants."""
@@ -135,6 +138,7 @@ def test_columns_are_aligned_and_an_uncertain_prediction_says_so(
     assert err.splitlines() == ["Files skipped because they are no images: 1.", DISCLAIMER]
 
 
+@pytest.mark.slow
 def test_standard_input_is_an_image(model: str) -> None:
     command = [sys.executable, "-m", "pneumocam", "predict", "-", "--json", "--model", model]
     with EXAMPLES[0].open("rb") as file:
@@ -169,6 +173,7 @@ def test_the_prevalence_is_an_option(
     assert read(tmp_path / "out.csv")[0]["p_pneumonia"] == f"{expected.p_pneumonia:.6f}"
 
 
+@pytest.mark.slow
 def test_overlays_of_images_of_one_name_are_all_kept(
     model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,6 +193,7 @@ def test_overlays_of_images_of_one_name_are_all_kept(
         assert np.percentile(difference, 99.9) <= 1  # a batch is rounded differently
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", SUBTYPES)
 def test_the_target_decides_what_is_drawn(
     model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str
@@ -201,6 +207,7 @@ def test_the_target_decides_what_is_drawn(
         np.testing.assert_array_equal(np.asarray(picture), np.asarray(expected))
 
 
+@pytest.mark.slow
 def test_reports_of_images_of_one_name_are_all_kept(
     model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -219,6 +226,7 @@ def test_reports_of_images_of_one_name_are_all_kept(
         assert all(f"{name} {p:.1%}" in text for name, p in line["probabilities"].items())
 
 
+@pytest.mark.slow
 def test_overlay_and_report_can_share_a_folder(
     model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -407,6 +415,7 @@ def imported(arguments: list[str], modules: set[str]) -> str:
     return done.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [["--version"], ["--help"], ["predict", "--help"], ["guess"], ["predict", "none.png"]], ids=" ".join
 )
@@ -415,6 +424,7 @@ def test_no_heavy_library_is_imported_before_arguments_and_files_are_checked(arg
     assert imported(arguments, heavy) == "[]"
 
 
+@pytest.mark.slow
 def test_a_prediction_without_a_map_needs_neither_captum_nor_pyplot(model: str) -> None:
     modules = {"captum", "matplotlib.pyplot", "gradio", "torch"}
     assert imported(["predict", str(EXAMPLES[0]), "--model", model], modules) == "['torch']"

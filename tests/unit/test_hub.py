@@ -149,6 +149,7 @@ TROUBLES: dict[str, tuple[Callable[[Hub], object], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cached", [False, True], ids=["cold", "warm"])
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_a_start_is_bounded_whatever_the_hub_does(
@@ -194,6 +195,7 @@ def test_a_start_takes_the_model_that_was_asked_for(film_hub: Hub, caplog: pytes
     assert caplog.records == []
 
 
+@pytest.mark.slow
 def test_what_comes_too_late_serves_the_next_start(film_hub: Hub) -> None:
     film_hub.hang("GET /lung/film/resolve")
     loaded = load_or_fall_back("hf-hub:lung/film@v1", timeout=0.5)
@@ -217,6 +219,7 @@ def test_an_update_that_breaks_off_leaves_the_older_commit_in_place(film_hub: Hu
     assert load_or_fall_back("hf-hub:lung/film").classifier.revision == new
 
 
+@pytest.mark.slow
 def test_weights_that_are_damaged_in_the_cache_are_fetched_anew(film_hub: Hub, tmp_path: Path) -> None:
     source = f"hf-hub:lung/film@{Classifier.from_pretrained('hf-hub:lung/film@v1').revision}"
     (weights,) = tmp_path.glob("hub-cache/**/snapshots/*/model.safetensors")

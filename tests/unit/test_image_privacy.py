@@ -150,6 +150,7 @@ damage = st.tuples(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INTACT)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(damage=damage)
@@ -160,6 +161,7 @@ def test_damage_ends_in_a_film_or_a_typed_error(name: str, damage: tuple[float, 
 JPEG_LS = compressed(FILM, uid.JPEGLSLossless, encoding_plugin="pyjpegls")
 
 
+@pytest.mark.slow
 @settings(max_examples=3, deadline=None)
 @given(place=st.floats(0.1, 0.9), value=st.integers(0, 255))
 def test_damage_to_what_gdcm_decodes(place: float, value: int) -> None:

@@ -18,6 +18,7 @@ from tests.unit.test_cli import MakeBundle, ask, images, model, read, run
 __all__ = ["images", "model"]  # fixtures
 
 
+@pytest.mark.slow
 def test_the_installed_command_scores_a_folder(model: str, images: Path, tmp_path: Path) -> None:
     command = Path(sys.executable).with_name("pneumocam")
     done = run(command, "score", images, "--out", tmp_path / "out.csv", "--model", model)
@@ -29,6 +30,7 @@ def test_the_installed_command_scores_a_folder(model: str, images: Path, tmp_pat
     assert [row["path"] for row in read(tmp_path / "out.csv")] == [str(images / name) for name in names]
 
 
+@pytest.mark.slow
 def test_ray_scores_as_one_process_does(model: str, images: Path, tmp_path: Path) -> None:
     for image in EXAMPLES[2:6]:
         shutil.copy(image, images)
