@@ -1,0 +1,114 @@
+// @ts-check
+/** The modules of the page without a server against values of Pillow, timm, Captum and the Python package. */
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+import { inflateSync } from "node:zlib";
+
+import { gradCam } from "../../web/static/gradcam.js";
+import { checkContrast, toGrey } from "../../web/static/grey.js";
+import { readHeader } from "../../web/static/header.js";
+import { toGreyLevels } from "../../web/static/levels.js";
+import { readPng16 } from "../../web/static/png16.js";
+import { calibrated, decide } from "../../web/static/predict.js";
+import { inputBox, networkInput } from "../../web/static/preprocess.js";
+import { resize } from "../../web/static/resample.js";
+
+const values = JSON.parse(readFileSync(new URL("values.json", import.meta.url), "utf8"));
+
+/** @param {string} base64 */
+const bytes = (base64) => new Uint8Array(inflateSync(Buffer.from(base64, "base64")));
+
+/** @param {string} base64 */
+const floats = (base64) => new Float32Array(bytes(base64).buffer);
+
+/** @param {number} found @param {number} expected @param {number} tolerance */
+function near(found, expected, tolerance) {
+  assert.ok(Math.abs(found - expected) <= tolerance, `${found} is not within ${tolerance} of ${expected}`);
+}
+
+for (const { sizes, pixels, expected } of values.resize)
+  test(`a resize of ${sizes} equals Pillow's`, () => {
+    const [width, height, toWidth, toHeight] = sizes;
+    assert.deepEqual(resize(bytes(pixels), width, height, toWidth, toHeight), bytes(expected));
+  });
+
+test("a resize to the same size is a copy", () => {
+  const pixels = bytes(values.resize[0].pixels);
+  const copy = resize(pixels, 97, 61, 97, 61);
+  assert.deepEqual(copy, pixels);
+  assert.notEqual(copy.buffer, pixels.buffer);
+});
+
+test("colour becomes grey as in Pillow", () => {
+  const rgb = bytes(values.grey.rgb);
+  const rgba = new Uint8ClampedArray((rgb.length / 3) * 4).map((_, i) => (i % 4 === 3 ? 255 : rgb[(i >> 2) * 3 + (i % 4)]));
+  const grey = new Uint8Array(rgb.length / 3);
+  toGrey(rgba, grey, 0);
+  assert.deepEqual(grey, bytes(values.grey.expected));
+});
+
+test("an image of nearly one grey level is blank", () => {
+  const pixels = new Uint8Array(10_000).fill(7);
+  pixels.fill(255, 0, 50);
+  assert.throws(() => checkContrast(pixels), { code: "blank", message: /grey level 7 of 255/ });
+  checkContrast(pixels.map((level, i) => (i % 2 ? level : 11)));
+});
+
+for (const [i, { data, header, code }] of values.files.entries())
+  test(`file ${i} is ${code ?? `a ${header.format} of ${header.channels} channels`}`, () => {
+    if (code) assert.throws(() => readHeader(bytes(data)), { code });
+    else assert.deepEqual(readHeader(bytes(data)), header);
+  });
+
+for (const { kind, png, expected, steps } of values.deep)
+  test(`a PNG of 16 bits (${kind}) becomes what the Python package reads in it`, async () => {
+    const deep = await readPng16(bytes(png));
+    const found = toGreyLevels(deep);
+    assert.deepEqual(found.steps, steps);
+    assert.deepEqual(found.pixels, bytes(expected));
+  });
+
+test("a PNG of 16 bits that is cut off is an error", async () => {
+  const png = bytes(values.deep[0].png);
+  await assert.rejects(readPng16(png.slice(0, -400)));
+});
+
+for (const [i, value] of values.prediction.entries()) {
+  const { preprocessing, pixels, labels } = value;
+  const [depth, height, width] = value.features.shape;
+
+  test(`network input ${i} equals timm's`, () => {
+    const input = networkInput(bytes(pixels.data), pixels.width, pixels.height, preprocessing);
+    const expected = floats(value.input);
+    assert.equal(input.length, expected.length);
+    input.forEach((found, at) => near(found, expected[at], 1e-6));
+    inputBox(preprocessing, pixels.width, pixels.height).forEach((side, at) => near(side, value.box[at], 1e-9));
+  });
+
+  test(`prediction ${i} equals the Python package's at every operating point`, () => {
+    const probabilities = calibrated(value.logits, labels, value.temperature, value.shift);
+    for (const [name, point] of Object.entries(value.points)) {
+      const expected = value.expected[name];
+      const found = decide(labels, probabilities, /** @type {any} */ (point));
+      assert.deepEqual([found.status, found.label, found.reason], [expected.status, expected.label, expected.reason]);
+      near(found.p_pneumonia, expected.p_pneumonia, 1e-7);
+      labels.forEach((/** @type {string} */ label, /** @type {number} */ k) =>
+        near(probabilities[k], expected.probabilities[label], 1e-7),
+      );
+    }
+  });
+
+  test(`maps ${i} equal Captum's`, () => {
+    const features = floats(value.features.data);
+    assert.equal(features.length, depth * height * width);
+    const maps = gradCam(features, value.logits, { labels, weights: floats(value.weights) }, height, width);
+    assert.deepEqual(Object.keys(maps), Object.keys(value.maps));
+    for (const [label, expected] of Object.entries(value.maps)) {
+      const found = maps[label];
+      assert.equal(found === null, expected === null);
+      found?.forEach((row, y) => row.forEach((cell, x) => near(cell, expected[y][x], 1e-5)));
+    }
+  });
+}
