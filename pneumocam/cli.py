@@ -1,4 +1,4 @@
-"""The command line: `pneumocam predict`, `score`, `info` and `serve`.
+"""The command line: `pneumocam predict`, `score`, `info`, `serve` and `static`.
 
 PyTorch is imported after arguments and files were checked, so that mistakes and `--help` take no seconds.
 """
@@ -37,6 +37,11 @@ SERVE = """Serve the page and the API on this machine.
 
     pneumocam serve
     pneumocam serve --model hf-hub:owner/name@v1.0 --port 8000 --workers 4"""
+
+
+STATIC = """Write the page and the model as a folder that any static host can serve; it runs in the browser.
+
+    pneumocam static site/ --model hf-hub:owner/name@v1.0"""
 
 
 def _option(metavar: str, default: str = "") -> Any:
@@ -222,11 +227,33 @@ class Serve:
         return 0
 
 
+@dataclass(frozen=True)
+class Static:
+    """The command `static`."""
+
+    out: Annotated[Positional[Path], arg(metavar="OUT", help_behavior_hint="")]
+    """A new or empty folder."""
+    model: ModelSource = None
+    """hf-hub:owner/name@revision or local-dir:PATH."""
+    onnxruntime_web: Annotated[Path | None, _option("DIR", "npm downloads it")] = None
+    """The unpacked npm package onnxruntime-web."""
+
+    def run(self) -> int:
+        """Write the folder and say how to look at it."""
+        from pneumocam.classifier import Classifier
+        from pneumocam.static import write_static
+
+        write_static(Classifier.from_pretrained(self.model), self.out, runtime=self.onnxruntime_web)
+        print(f"{self.out} holds the page. To look at it: python -m http.server --directory {self.out}")
+        return 0
+
+
 Command = (
     Annotated[Predict, subcommand("predict", description=PREDICT)]
     | Annotated[Score, subcommand("score", description=SCORE)]
     | Annotated[Info, subcommand("info", description=INFO)]
     | Annotated[Serve, subcommand("serve", description=SERVE)]
+    | Annotated[Static, subcommand("static", description=STATIC)]
 )
 
 
@@ -244,7 +271,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"pneumocam {__version__}")
         return 0
     parse: Any = tyro.cli  # its annotations do not cover a union
-    command: Predict | Score | Info | Serve = parse(
+    command: Predict | Score | Info | Serve | Static = parse(
         Command,
         prog="pneumocam",
         description=f"Pneumonia on chest radiographs. {DISCLAIMER}",

@@ -3,6 +3,7 @@
     python -m train.publish model --repo owner/name --dry-run                 # only write the folder
     python -m train.publish model --repo owner/name --revision v1.0           # signed in by HF_TOKEN or `hf auth login`
     python -m train.publish --space owner/page --model owner/name@v1.0        # the same with --dry-run
+    python -m train.publish --static-space owner/page --model owner/name@v1.0 # the page without a server
 
 A model is checked, uploaded, downloaded again, compared, then tagged. A Space is uploaded; once it runs, its prediction
 for one image is compared with the model's. A repeated command changes nothing, or continues where it failed.
@@ -26,6 +27,7 @@ import tyro
 from huggingface_hub import HfApi
 
 from pneumocam import BundleError, Classifier, load_radiograph, predict_many
+from pneumocam.export import export_onnx
 from publish.hub import (
     EXAMPLES,
     ROOT,
@@ -40,8 +42,8 @@ from publish.hub import (
     upload,
     write_package,
 )
-from publish.onnx import export_onnx
 from publish.space import publish_space, stage_space
+from publish.static_space import publish_static_space, stage_static_space
 from train.evaluate import GALLERY, render_card
 
 COPIED = (".json", ".safetensors", ".png", ".csv")
@@ -61,7 +63,9 @@ class Config:
     space: str | None = None
     """Space: owner/name; created if missing."""
     model: str | None = None
-    """Space: the published model to serve, owner/name@revision."""
+    """Space or static Space: the published model, owner/name@revision."""
+    static_space: str | None = None
+    """Static Space, whose visitors run --model in their browser: owner/name; created if missing."""
     hardware: Literal["cpu-basic", "zero-a10g"] | None = None
     """Space that is created: its hardware. zero-a10g is ZeroGPU, the only choice of a free account."""
     private: bool = False
@@ -80,16 +84,35 @@ def run(config: Config) -> None:
             a model nor a Space.
     """
     match config:
-        case Config(bundle=Path() as bundle, repo=str() as repo, space=None, model=None, hardware=None):
+        case Config(
+            bundle=Path() as bundle, repo=str() as repo, space=None, static_space=None, model=None, hardware=None
+        ):
             _run_model(config, bundle, repo)
-        case Config(bundle=None, repo=None, revision=None, space=str() as space, model=str() as model):
+        case Config(
+            bundle=None, repo=None, revision=None, space=str() as space, static_space=None, model=str() as model
+        ):
             _run_space(config, space, model)
+        case Config(
+            bundle=None,
+            repo=None,
+            revision=None,
+            space=None,
+            static_space=str() as space,
+            model=str() as model,
+            hardware=None,
+        ):
+            _run_static_space(config, space, model)
         case _:
-            names = ("bundle", "repo", "revision", "space", "model", "hardware")
-            given = ["BUNDLE" if name == "bundle" else f"--{name}" for name in names if getattr(config, name)]
+            names = ("bundle", "repo", "revision", "space", "static_space", "model", "hardware")
+            given = [
+                "BUNDLE" if name == "bundle" else f"--{name.replace('_', '-')}"
+                for name in names
+                if getattr(config, name)
+            ]
             raise PublishError(
                 f"{' '.join(given) or 'Nothing'} came; expected BUNDLE --repo owner/name [--revision v1.0] for a "
-                "model, or --space owner/name --model owner/name@v1.0 [--hardware zero-a10g] for a Space."
+                "model, or --space owner/name --model owner/name@v1.0 [--hardware zero-a10g] for a Space, or "
+                "--static-space owner/name --model owner/name@v1.0 for a static Space."
             )
 
 
@@ -118,6 +141,19 @@ def _run_space(config: Config, space: str, model: str) -> None:
     with TemporaryDirectory() as folder:
         stage_space(model, Path(folder))
         publish_space(api, Path(folder), space, model, private=config.private, hardware=config.hardware)
+
+
+def _run_static_space(config: Config, space: str, model: str) -> None:
+    _check("--static-space", space, r"[\w.-]+/[\w.-]+", "owner/name")
+    _check("--model", model, r"[\w.-]+/[\w.-]+@[\w.-]+", "owner/name@revision, such as owner/name@v1.0")
+    if config.dry_run:
+        stage_static_space(model, config.out)
+        say(f"{config.out} has the files that would be uploaded")
+        return
+    api = sign_in(space)
+    with TemporaryDirectory() as folder:
+        stage_static_space(model, Path(folder))
+        publish_static_space(api, Path(folder), space, private=config.private)
 
 
 def _check(option: str, value: str, pattern: str, expected: str) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 
 LARGE = (".safetensors", ".onnx", ".png")
 TOKENS = {"hf_writer": "write", "hf_reader": "read"}  # both of the user `lung`
@@ -117,6 +117,7 @@ class Hub:
     large: Files = field(default_factory=dict)  # by SHA-256
     broken: str = ""  # requests with this in their path are answered 500
     spoilt: str = ""  # of this file, what is downloaded has another last byte
+    elsewhere: str = ""  # the origin to which a static Space's large files are redirected
     requests: list[str] = field(default_factory=list)
 
     def build(self, space: Repository) -> None:
@@ -210,7 +211,8 @@ def application(hub: Hub) -> FastAPI:
         found = repository(request, owner, name, kind)
         commit = commit_of(found, revision)
         siblings = [{"rfilename": file} for file in found.commits[commit]]
-        host = found.process.url if found.process else None
+        static = f"{hub.url}/static/{owner}/{name}" if "files.js" in found.commits[commit] else None
+        host = found.process.url if found.process else static
         facts = {"id": f"{owner}/{name}", "sha": commit, "private": found.private, "siblings": siblings, "tags": []}
         return facts | ({"host": host} if kind == "spaces" else {})
 
@@ -321,6 +323,14 @@ def application(hub: Hub) -> FastAPI:
         found = repository(request, owner, name, "spaces")
         hub.build(found)
         return runtime(request, owner, name)
+
+    @app.get("/static/{owner}/{name}/{path:path}")
+    def static(request: Request, owner: str, name: str, path: str) -> Response:
+        found = hub.repositories[f"spaces/{owner}/{name}"]
+        if hub.elsewhere and path.endswith(".bin") and not str(request.url).startswith(hub.elsewhere):
+            return RedirectResponse(f"{hub.elsewhere}/static/{owner}/{name}/{path}")
+        body = found.commits[found.main].get(path)
+        return Response(body, 200 if body is not None else 404)
 
     @app.api_route("/{owner}/{name}/resolve/{revision}/{path:path}", methods=["GET", "HEAD"])
     def download(request: Request, owner: str, name: str, revision: str, path: str) -> Response:

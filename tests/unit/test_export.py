@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pneumocam import Classifier, load_radiograph
-from publish.onnx import export_onnx
+from pneumocam.export import export_onnx
 from tests.conftest import EXAMPLES
 
 
