@@ -18,12 +18,12 @@
  * @property {number} threshold of P(pneumonia)
  * @property {[number, number]} band between which P(pneumonia) a prediction is uncertain
  * @property {Measured | null} measured
+ * @property {number | null} [uncertain_error] share of wrong predictions among the uncertain ones of held-out images
  *
  * @typedef {object} Measured shares in [0, 1]
  * @property {number} sensitivity
  * @property {number} specificity
  * @property {number} uncertain
- * @property {number} [uncertain_error] of the uncertain predictions, those that leaned to the wrong side
  *
  * @typedef {[number, number, number, number]} Box left, top, right, bottom
  *
@@ -130,10 +130,9 @@ export function at(row, info, { point, prevalence }) {
  * @param {number} p of pneumonia
  * @param {Point} point
  */
-function nearThreshold(p, { threshold, measured }) {
+function nearThreshold(p, { threshold, uncertain_error: error }) {
   const percent = (/** @type {number} */ share) => `${(100 * share).toFixed(0)}%`;
   const leaning = p >= threshold ? `pneumonia (${percent(p)})` : `normal (${percent(1 - p)})`;
-  const error = measured?.uncertain_error;
   const tested = error == null ? "" : ` In testing, ${percent(error)} of such predictions were wrong.`;
   return { code: "near_threshold", message: `Uncertain, leaning ${leaning}.${tested}` };
 }

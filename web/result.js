@@ -199,8 +199,7 @@ export class Result {
     const { reason } = now;
     if (reason && reason.code !== "near_threshold")
       return make("span.doubt", {}, `${reasonTitle(reason)}. `, remedy(reason));
-    const { measured, band } = this.info.points[now.operating_point.name];
-    const wrong = measured?.uncertain_error;
+    const { uncertain_error: wrong, band } = this.info.points[now.operating_point.name];
     const values = { low: percent(band[0]), high: percent(band[1]) };
     if (wrong == null) return text("uncertain_range", values);
     return `${text("uncertain_range", values)} ${text("uncertain_wrong", { wrong: Math.round(100 * wrong) })}`;

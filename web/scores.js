@@ -50,7 +50,18 @@ export function inert(name) {
   return /^[=+\-@]/.test(printable) ? `'${printable}` : printable;
 }
 
-const COLUMNS = ["path", "status", "label", "p_normal", "p_bacterial", "p_viral", "p_pneumonia", "code", "reason", "steps"];
+const COLUMNS = [
+  "path",
+  "status",
+  "label",
+  "p_normal",
+  "p_bacterial",
+  "p_viral",
+  "p_pneumonia",
+  "code",
+  "reason",
+  "steps",
+];
 
 /**
  * @param {Row[]} rows

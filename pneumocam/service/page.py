@@ -142,7 +142,8 @@ def _point(point: OperatingPoint, metrics: Mapping[str, Any]) -> Json:
     """The threshold, the probabilities between which a prediction is uncertain, and what was measured, if it was."""
     middle = math.log(point.threshold / (1 - point.threshold))
     band = [1 / (1 + math.exp(-middle - side * point.uncertain_log_odds)) for side in (-1, 1)]
-    result: Json = {"threshold": point.threshold, "band": band, "measured": None}
+    result: Json = {"threshold": point.threshold, "band": band, "uncertain_error": point.uncertain_error}
+    result["measured"] = None
     try:
         measured = metrics["operating_points"][point.name]
         if math.isclose(measured["threshold"], point.threshold, abs_tol=1e-6):

@@ -59,6 +59,9 @@ test("threshold and uncertainty are those of the shifted probability", () => {
   const some = at(ROW, INFO, { point: "screening", prevalence: 0.1 });
   assert.deepEqual([some.status, some.label, some.reason?.code], ["uncertain", "BACTERIAL", "near_threshold"]);
   assert.equal(some.reason?.message, "Uncertain, leaning pneumonia (31%).");
+  const points = { ...POINTS, screening: { ...POINTS.screening, uncertain_error: 0.19 } };
+  const tested = at(ROW, { ...INFO, points }, { point: "screening", prevalence: 0.1 });
+  assert.match(tested.reason?.message ?? "", /In testing, 19% of such predictions were wrong\.$/);
   const often = at(ROW, INFO, { point: null, prevalence: 0.9 });
   assert.deepEqual([often.status, often.label], ["ok", "BACTERIAL"]);
 });
