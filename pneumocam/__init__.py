@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pneumocam.bundle import BundleError
     from pneumocam.classifier import Classifier, OperatingPoint, load_or_fall_back
     from pneumocam.gradcam import Saliency, targets
+    from pneumocam.guard import NotAChestRadiograph
     from pneumocam.image import (
         Blank,
         DamagedImage,
@@ -47,6 +48,7 @@ __all__ = [
     "DamagedImage",
     "InternalError",
     "MultiFrame",
+    "NotAChestRadiograph",
     "NotARadiograph",
     "NotAnImage",
     "OperatingPoint",
@@ -70,6 +72,7 @@ _MODULES = {
     "batching": ["Batcher"],
     "bundle": ["BundleError"],
     "classifier": ["Classifier", "OperatingPoint", "load_or_fall_back"],
+    "guard": ["NotAChestRadiograph"],
     "gradcam": ["Saliency", "targets"],
     "predict": ["Prediction", "Reason", "predict", "predict_many"],
     "report": ["report"],

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pneumocam.classifier import Classifier
 from pneumocam.image import Radiograph, Source, load_radiograph
-from pneumocam.predict import MAX_BATCH, Prediction, classify, features_of
+from pneumocam.predict import MAX_BATCH, Prediction, classify, features_of, inspect
 
 _Request = tuple[Tensor, Future[Tensor]]  # (C, H, W) float32; its features
 
@@ -99,7 +99,12 @@ class Batcher:
         return self._requests.qsize()
 
     def __call__(
-        self, source: Source | Radiograph, *, operating_point: str | None = None, prevalence: float | None = None
+        self,
+        source: Source | Radiograph,
+        *,
+        operating_point: str | None = None,
+        prevalence: float | None = None,
+        force: bool = False,
     ) -> Prediction:
         """As `predict`, at any of the model's operating points and for any prevalence.
 
@@ -109,9 +114,10 @@ class Batcher:
         """
         classifier = self.classifier.at(operating_point, prevalence=prevalence)
         radiograph = source if isinstance(source, Radiograph) else load_radiograph(source)
+        found = inspect(classifier, radiograph, force=force)
         features = Future[Tensor]()
-        self._requests.put((classifier.transform(radiograph), features))
-        return classify(classifier, radiograph, features.result())
+        self._requests.put((classifier.transform(found.radiograph), features))
+        return classify(classifier, found.radiograph, features.result(), found)
 
     def _run(self) -> None:
         while True:

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 SCHEMA_VERSION = 1
 LABELS = (("NORMAL", "BACTERIAL", "VIRAL"), ("NORMAL", "PNEUMONIA"))
 FILES = ("config.json", "model.safetensors", "pneumocam.json")
+OPTIONAL_FILES = ("metrics.json", "guard.json", "guard.safetensors")
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _Json = TypeVar("_Json")
@@ -177,6 +178,48 @@ class Description(_Part):
         return self
 
 
+class GuardThresholds(_Part):
+    """The limits of the guard: logits of its heads, unless said otherwise.
+
+    Attributes:
+        chest: an image below it is refused.
+        forced: an image below it is refused even if a prediction is forced.
+        pose: by how much, in log-probability, another pose has to be likelier before an image is corrected.
+        lung_area: smallest and largest share of a radiograph that its lung fields cover.
+        edge: share of one edge of the image from which lung fields lying on it count as cut off.
+        distance: Mahalanobis distance from the training radiographs, from which a radiograph is unlike them.
+        far: distance from which an image is refused.
+        lateral, cut_off, poor_quality: above it, the warning is given.
+    """
+
+    chest: Number
+    forced: Number
+    pose: Number
+    lung_area: tuple[Probability, Probability]
+    edge: Probability
+    distance: Positive
+    far: Positive
+    lateral: Number
+    cut_off: Number
+    poor_quality: Number
+
+
+class GuardDescription(_Part):
+    """guard.json: what belongs to the weights in guard.safetensors.
+
+    Attributes:
+        schema_version: of this format.
+        thresholds: the guard's limits.
+        training: provenance: recipe, manifest, counts, versions.
+        measured: figures written by `train.guard`, with the number of images and 95% intervals.
+    """
+
+    schema_version: Annotated[int, AfterValidator(_known_version)] = Field(json_schema_extra={"const": SCHEMA_VERSION})
+    thresholds: GuardThresholds
+    training: dict[str, Any] = Field(default_factory=dict)
+    measured: dict[str, Any] = Field(default_factory=dict)
+
+
 class Bundle(NamedTuple):
     """The JSON files of a bundle, checked."""
 
@@ -213,9 +256,27 @@ def read_description(folder: Path) -> Description:
     return _read(Description, folder / "pneumocam.json")
 
 
+def read_guard(folder: Path) -> GuardDescription | None:
+    """Read and check guard.json; None if the bundle has no guard.
+
+    Raises:
+        BundleError: it is damaged or not of this format.
+    """
+    path = folder / "guard.json"
+    return _read(GuardDescription, path) if path.is_file() else None
+
+
 def write_description(folder: Path, description: Description) -> None:
     """Write pneumocam.json; a reader sees the old file or the new one, never a part."""
-    path = folder / "pneumocam.json"
+    _write(folder / "pneumocam.json", description)
+
+
+def write_guard(folder: Path, description: GuardDescription) -> None:
+    """Write guard.json in the same way."""
+    _write(folder / "guard.json", description)
+
+
+def _write(path: Path, description: Description | GuardDescription) -> None:
     temporary = path.with_name(path.name + ".tmp")
     text = json.dumps(description.model_dump(exclude_none=True), indent=2)
     temporary.write_text(text + "\n", encoding="utf-8")

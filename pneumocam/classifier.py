@@ -13,6 +13,7 @@ from timm.data import create_transform
 from torch import Tensor
 
 from pneumocam.bundle import BundleError, Preprocessing, read_bundle
+from pneumocam.guard import Guard, load_guard
 from pneumocam.hub import Snapshot, load_with_fallback, locate
 from pneumocam.image import Radiograph
 from pneumocam.network import build_network
@@ -54,6 +55,7 @@ class Classifier:
         prior: share of each label for which the calibrated probabilities hold; None if the bundle does not state it.
         prevalence: share of pneumonia, in (0, 1), for which predictions are stated; by default 0.5. None without a
             prior, and predictions are then stated as calibrated.
+        guard: checks and corrects an image before the network sees it; None if the bundle has none.
     """
 
     network: Any  # a timm model; nn.Module would hide forward_features and forward_head from the type checker
@@ -69,6 +71,7 @@ class Classifier:
     metrics: Mapping[str, Any] | None
     prior: Mapping[str, float] | None = None
     prevalence: float | None = None
+    guard: Guard | None = None
 
     def __repr__(self) -> str:
         labels = ", ".join(self.label_names)
@@ -185,6 +188,7 @@ def _load(snapshot: Snapshot) -> Classifier:
     try:
         config, description, metrics = read_bundle(folder)
         network = build_network(config, folder)
+        guard = load_guard(folder)
     except BundleError as error:
         raise BundleError(snapshot.without_path(str(error))) from None
     preprocessing = {key: getattr(config.pretrained_cfg, key) for key in Preprocessing.model_fields}
@@ -207,4 +211,5 @@ def _load(snapshot: Snapshot) -> Classifier:
         metrics=metrics,
         prior=description.prior,
         prevalence=0.5 if description.prior else None,
+        guard=guard,
     )

@@ -15,7 +15,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, yet not in __all__
 
-from pneumocam.bundle import FILES, BundleError
+from pneumocam.bundle import FILES, OPTIONAL_FILES, BundleError
 
 HUB_TIMEOUT = 10.0  # seconds to wait for the Hub's first response
 # A wheel carries the bundled model inside the package, a checkout in model/, a model repository beside the package.
@@ -154,7 +154,7 @@ def _download(repo: str, revision: str | None) -> Snapshot:
     present = {x.rfilename for x in info.siblings or ()}
     if missing := [name for name in FILES if name not in present]:
         raise BundleError(f"{requested} has no {missing[0]}: expected a PneumoCAM bundle ({', '.join(FILES)}).")
-    for name in (*FILES, *({"metrics.json"} & present)):
+    for name in (*FILES, *(name for name in OPTIONAL_FILES if name in present)):
         try:
             path = Path(hf_hub_download(repo, name, revision=info.sha))
         except Exception as error:

@@ -16,6 +16,7 @@ from torch import Tensor
 from pneumocam import DISCLAIMER
 from pneumocam.classifier import Classifier, OperatingPoint
 from pneumocam.gradcam import Saliency, grad_cam, input_box, targets
+from pneumocam.guard import Floats, Inspection
 from pneumocam.image import InternalError, Radiograph, RadiographError, Source, load_radiograph
 from pneumocam.overlay import COLOUR_MAP, draw_overlay
 
@@ -53,6 +54,7 @@ class Prediction:
     classifier: Classifier = field(repr=False)
     radiograph: Radiograph | None = field(default=None, repr=False)
     _features: Tensor | None = field(default=None, repr=False)
+    _inspection: Inspection | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         shares = ", ".join(f"{name} {p:.1%}" for name, p in self.probabilities.items())
@@ -75,6 +77,19 @@ class Prediction:
         return self.classifier.prevalence
 
     @property
+    def warnings(self) -> tuple[Reason, ...]:
+        """What the guard found doubtful in the image; each warning makes the prediction uncertain."""
+        return tuple(Reason(*doubt) for doubt in self._inspection.warnings) if self._inspection else ()
+
+    @property
+    def lungs(self) -> Floats | None:
+        """`(32, 32)` float32: the probability that a cell of the radiograph lies in a lung field.
+
+        None if rejected, or if the model has no guard. `pneumocam.guard.outline` makes polygons of it.
+        """
+        return self._inspection.lungs if self._inspection else None
+
+    @property
     def p_pneumonia(self) -> float | None:
         """P(any subtype of pneumonia) in [0, 1]; None if rejected."""
         if not self.probabilities:
@@ -90,7 +105,7 @@ class Prediction:
         classifier = self.classifier.at(operating_point, prevalence=prevalence)
         if self.radiograph is None or self._features is None:
             return Prediction(self.status, self.label, self.probabilities, self.reason, classifier, self.radiograph)
-        return classify(classifier, self.radiograph, self._features)
+        return classify(classifier, self.radiograph, self._features, self._inspection)
 
     def probability(self, target: str) -> float:
         """Of one label, or of `PNEUMONIA`, the sum over its subtypes."""
@@ -135,6 +150,7 @@ class Prediction:
             "p_pneumonia": self.p_pneumonia,
             "prevalence": self.prevalence,
             "reason": self.reason and {"code": self.reason.code, "message": self.reason.message},
+            "warnings": [vars(warning) for warning in self.warnings],
             "image": radiograph
             and {
                 "format": radiograph.source_format,
@@ -148,22 +164,41 @@ class Prediction:
         }
 
 
-def predict(classifier: Classifier, source: Source | Radiograph, *, prevalence: float | None = None) -> Prediction:
+def predict(
+    classifier: Classifier, source: Source | Radiograph, *, prevalence: float | None = None, force: bool = False
+) -> Prediction:
     """Classify one radiograph. Several threads may share a classifier.
 
     Args:
         classifier: from `Classifier.from_pretrained`.
         source: what `load_radiograph` takes, or a radiograph.
         prevalence: share of pneumonia for which the probabilities are stated, in (0, 1); by default the classifier's.
+        force: predict also where the guard refuses a border case; a clear case such as a photograph stays refused.
 
     Raises:
-        RadiographError: the source is no usable radiograph.
+        RadiographError: the source is no usable radiograph; NotAChestRadiograph if the guard refuses it.
         InternalError: the image could not be decoded for want of memory, time or a process.
         OSError: the file cannot be read.
         ValueError: as in `Classifier.at`.
     """
     radiograph = source if isinstance(source, Radiograph) else load_radiograph(source)
-    return _predictions(classifier.at(prevalence=prevalence), [radiograph], map)[0]
+    found = inspect(classifier, radiograph, force=force)
+    return _predictions(classifier.at(prevalence=prevalence), [found], map)[0]
+
+
+def inspect(classifier: Classifier, radiograph: Radiograph, *, force: bool = False) -> Inspection:
+    """Let the classifier's guard correct and check an image; without a guard, every image passes as it is.
+
+    Raises:
+        NotAChestRadiograph: the guard refuses it, and it is no border case or `force` is not given.
+    """
+    if classifier.guard is None:
+        return Inspection(radiograph)
+    with _one_thread:
+        found = classifier.guard(radiograph)
+    if found.refusal and not (force and found.refusal.can_be_forced):
+        raise found.refusal
+    return found
 
 
 def try_predict(
@@ -207,10 +242,10 @@ def predict_many(
     pending = iter(sources)
     with ThreadPoolExecutor() as pool:
         while batch := list(islice(pending, batch_size)):
-            loaded = list(pool.map(partial(_load, load), batch))
-            predictions = iter(_predictions(classifier, [x for x in loaded if isinstance(x, Radiograph)], pool.map))
+            loaded = list(pool.map(partial(_load, classifier, load), batch))
+            predictions = iter(_predictions(classifier, [x for x in loaded if isinstance(x, Inspection)], pool.map))
             for item in loaded:
-                yield next(predictions) if isinstance(item, Radiograph) else rejected(classifier, item)
+                yield next(predictions) if isinstance(item, Inspection) else rejected(classifier, item)
 
 
 def describe(classifier: Classifier) -> dict[str, Any]:
@@ -246,20 +281,23 @@ def rejected(classifier: Classifier, reason: Reason) -> Prediction:
     return Prediction("rejected", None, {}, reason, classifier)
 
 
-def _load(load: Callable[[Any], Radiograph], source: Source | Radiograph) -> Radiograph | Reason:
+def _load(
+    classifier: Classifier, load: Callable[[Any], Radiograph], source: Source | Radiograph
+) -> Inspection | Reason:
     try:
-        return source if isinstance(source, Radiograph) else load(source)
+        return inspect(classifier, source if isinstance(source, Radiograph) else load(source))
     except _UNREADABLE as error:
         return reason_of(error)
 
 
-def _predictions(classifier: Classifier, radiographs: list[Radiograph], each: Callable[..., Any]) -> list[Prediction]:
-    if not radiographs:
+def _predictions(classifier: Classifier, found: list[Inspection], each: Callable[..., Any]) -> list[Prediction]:
+    if not found:
         return []
-    batch = torch.stack([classifier.transform(radiograph) for radiograph in radiographs])  # (B, C, H, W)
+    batch = torch.stack([classifier.transform(one.radiograph) for one in found])  # (B, C, H, W)
     parts = each(partial(features_of, classifier), torch.split(batch, MAX_BATCH))
     features = [one for part in parts for one in part]  # (D, h, w) each
-    return [classify(classifier, radiograph, one) for radiograph, one in zip(radiographs, features, strict=True)]
+    pairs = zip(found, features, strict=True)
+    return [classify(classifier, inspection.radiograph, one, inspection) for inspection, one in pairs]
 
 
 def features_of(classifier: Classifier, batch: Tensor) -> list[Tensor]:
@@ -302,13 +340,16 @@ class _OneThread:
 _one_thread = _OneThread()
 
 
-def classify(classifier: Classifier, radiograph: Radiograph, features: Tensor) -> Prediction:
+def classify(
+    classifier: Classifier, radiograph: Radiograph, features: Tensor, inspection: Inspection | None = None
+) -> Prediction:
     """Classify one image from its features, independent of the batch.
 
     Args:
         classifier: whose features these are.
         radiograph: the image.
         features: `(D, h, w)` float32, a row of `classifier.features`.
+        inspection: what the guard found, if there is one.
     """
     with torch.no_grad(), _one_thread:
         logits = classifier.head(features[None]).double() / classifier.temperature  # (1, K)
@@ -321,15 +362,20 @@ def classify(classifier: Classifier, radiograph: Radiograph, features: Tensor) -
     pneumonia = sum(probabilities[name] for name in subtypes)
     positive = pneumonia >= point.threshold
     distance = abs(_log_odds(pneumonia, probabilities["NORMAL"]) - _log_odds(point.threshold, 1 - point.threshold))
-    uncertain = distance < point.uncertain_log_odds
+    reason = None
+    if distance < point.uncertain_log_odds:
+        reason = _near_threshold(pneumonia, point)
+    elif inspection and inspection.warnings:
+        reason = Reason(*inspection.warnings[0])
     return Prediction(
-        status="uncertain" if uncertain else "ok",
+        status="uncertain" if reason else "ok",
         label=max(subtypes, key=probabilities.__getitem__) if positive else "NORMAL",
         probabilities=probabilities,
-        reason=_near_threshold(pneumonia, point) if uncertain else None,
+        reason=reason,
         classifier=classifier,
         radiograph=radiograph,
         _features=features,
+        _inspection=inspection,
     )
 
 

@@ -96,6 +96,7 @@ class PredictionAnswer(BaseModel):
         gt=0, lt=1, description="Share of pneumonia for which the probabilities hold; null if the model has no prior."
     )
     reason: ReasonAnswer | None = Field(description="Given unless the status is ok.")
+    warnings: list[ReasonAnswer] = Field(description="Doubts about the image; each makes the prediction uncertain.")
     image: ImageAnswer | None = Field(description="The image as it was read; null if rejected.")
     operating_point: PointAnswer
     model: ModelAnswer

@@ -182,6 +182,7 @@ def test_to_dict_is_plain_json(make_classifier: MakeClassifier) -> None:
         "p_pneumonia": answer.p_pneumonia,
         "prevalence": None,
         "reason": None,
+        "warnings": [],
         "image": {"format": "array", "width": 90, "height": 70, "steps": []},
         "operating_point": {"name": "test", "threshold": 0.25},
         "model": {"id": "local-dir:bundle", "revision": classifier.revision},

@@ -1,0 +1,1 @@
+"""Fitting and measuring the guard of a bundle: python -m train.guard."""
