@@ -1,4 +1,4 @@
-"""A Prediction -> one page to keep: the answer, both pictures, the figures and the limits, as PDF or PNG."""
+"""A Prediction -> a one-page report as PDF or PNG: label, image and overlay, figures and limits."""
 
 import datetime
 import io
@@ -34,7 +34,7 @@ COLUMN = (INNER - GUTTER) / 2
 RIGHT = MARGIN + COLUMN + GUTTER
 INCH, POINT = 25.4, 25.4 / 72
 GAP = 5.0  # between the parts of the foot
-LOWEST_MAT = 50.0  # under films however wide
+LOWEST_MAT = 50.0  # mm, even for a very wide image
 BAR, BAR_WIDTH = MARGIN + 26, COLUMN - 42
 DPI = 200  # of the pictures in both formats
 
@@ -67,7 +67,7 @@ def report(
         opacity: of the map's peak, in [0, 1].
         colour_map: any of Matplotlib's.
         format: `pdf`, its text as text; or `png`, 200 pixels an inch.
-        date: of its making; by default today's in UTC.
+        date: of the report; by default today in UTC.
 
     Raises:
         ValueError: the prediction was rejected, the target is unknown, or the format is.
@@ -75,13 +75,13 @@ def report(
     if format not in ("pdf", "png"):
         raise ValueError(f"format is {format!r}; expected pdf or png.")
     if prediction.radiograph is None:
-        raise ValueError("A rejected radiograph has no answer to report.")
+        raise ValueError("A rejected image has no prediction to report.")
     date = date or datetime.datetime.now(datetime.UTC).date()
     saliency = prediction.explain(target)
     with _PROCESS_SETTINGS, matplotlib.style.context(["default", _SETTINGS]):
         figure = Figure((WIDTH / INCH, HEIGHT / INCH))
         head, middle, foot = (_layer(figure) for _ in range(3))
-        top = _draw_answer(head, prediction, date)
+        top = _draw_label(head, prediction, date)
         room = HEIGHT - MARGIN - top - _draw_facts(foot, prediction)  # of the pictures: what the words leave
         bottom = _draw_pictures(middle, prediction, saliency, top, room, opacity, colour_map)
         foot.set_ylim(HEIGHT - bottom, -bottom)
@@ -101,8 +101,8 @@ def _saved(figure: Figure, format: str, date: datetime.date) -> bytes:
     return file.getvalue()
 
 
-def _draw_answer(axes: Axes, prediction: Prediction, date: datetime.date) -> float:
-    """Title, kind and answer; returns where they end."""
+def _draw_label(axes: Axes, prediction: Prediction, date: datetime.date) -> float:
+    """Title, disclaimer and label; returns where they end."""
     doubt = prediction.status == "uncertain"
     _write(axes, "PneumoCAM", MARGIN, 16, 19, bold=True, colour=TEAL)
     _write(axes, "Report of a prediction", MARGIN, 24.5, colour=GREY)
@@ -125,10 +125,9 @@ def _heading(prediction: Prediction) -> str:
 
 
 def _sentence(prediction: Prediction) -> str:
-    if prediction.status == "uncertain":
-        reason = f"{prediction.reason.message} " if prediction.reason else ""
-        return f"{reason}If it had to choose, the model would answer {prediction.label}."
-    return f"The model answers {prediction.label}. Status: {prediction.status}."
+    if prediction.reason:
+        return prediction.reason.message
+    return f"The model predicts {prediction.label}. Status: {prediction.status}."
 
 
 def _draw_pictures(
@@ -140,7 +139,7 @@ def _draw_pictures(
     opacity: float,
     colour_map: str,
 ) -> float:
-    """The film and its overlay side by side, each on a mat of the same size; returns where they end."""
+    """Image and overlay side by side, each on a mat of the same size; returns where they end."""
     radiograph = prediction.radiograph
     assert radiograph
     caption = 10 + GAP
@@ -157,18 +156,18 @@ def _draw_pictures(
 def _pictures(
     radiograph: Radiograph, saliency: Saliency, size: tuple[float, float], opacity: float, colour_map: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The film and its overlay, each `(h, w, 3)` uint8 with as many pixels as so many mm take."""
+    """Image and overlay, each `(h, w, 3)` uint8 with the pixels that `size` in mm has at DPI."""
     width, height = (max(1, round(x / INCH * DPI)) for x in size)
-    film = radiograph.to_pil().resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3)
+    image = radiograph.to_pil().resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3)
     x, y = width / radiograph.width, height / radiograph.height
     left, top, right, bottom = saliency.box
     smaller = replace(saliency, size=(width, height), box=(left * x, top * y, right * x, bottom * y))
-    blended = blend(film, smaller, opacity=opacity, colour_map=colour_map)
-    return np.asarray(film.convert("RGB")), np.asarray(blended)
+    blended = blend(image, smaller, opacity=opacity, colour_map=colour_map)
+    return np.asarray(image.convert("RGB")), np.asarray(blended)
 
 
 def _draw_captions(axes: Axes, prediction: Prediction, saliency: Saliency, y: float, colour_map: str) -> None:
-    _write(axes, "The film as uploaded", MARGIN, y, bold=True)
+    _write(axes, "The image as uploaded", MARGIN, y, bold=True)
     doubt = " (uncertain)" if prediction.status == "uncertain" else ""
     probability = _percent(prediction.probability(saliency.target))
     _write(axes, f"Grad-CAM for {saliency.target}, {probability}{doubt}", RIGHT, y, bold=True)
@@ -182,7 +181,7 @@ def _draw_captions(axes: Axes, prediction: Prediction, saliency: Saliency, y: fl
 
 
 def _draw_facts(axes: Axes, prediction: Prediction) -> float:
-    """Figures, film, model and limits, from 0 downwards; returns where they end."""
+    """Figures, image, model and limits, from 0 downwards; returns where they end."""
     radiograph, point = prediction.radiograph, prediction.operating_point
     assert radiograph
     left = _title(axes, "Probabilities", MARGIN, 0)
@@ -190,11 +189,11 @@ def _draw_facts(axes: Axes, prediction: Prediction) -> float:
         left = _draw_bar(axes, prediction, name, probability, left)
     left = _draw_scale(axes, prediction, left)
     right = _title(axes, f"Operating point: {textwrap.shorten(point.name, 30, placeholder='…')}", RIGHT, 0)
-    for line in (_meaning(point), *_measured(prediction)):
+    for line in (_meaning(prediction), *_measured(prediction)):
         right = _write(axes, line, RIGHT, right) + 0.8
 
     y = max(left, right) + GAP
-    left = _title(axes, "Film", MARGIN, y)
+    left = _title(axes, "Image", MARGIN, y)
     left = _draw_fact(axes, "Format", radiograph.source_format, MARGIN, left)
     left = _draw_fact(axes, "Size", f"{radiograph.width} × {radiograph.height} pixels", MARGIN, left)
     steps = "; ".join(radiograph.steps) or "none, the pixels are as they came"
@@ -209,12 +208,12 @@ def _draw_facts(axes: Axes, prediction: Prediction) -> float:
 
 
 def _draw_bar(axes: Axes, prediction: Prediction, name: str, probability: float, y: float) -> float:
-    answered = name == prediction.label
+    predicted = name == prediction.label
     accent = AMBER if prediction.status == "uncertain" else TEAL
-    _write(axes, name, MARGIN, y, bold=answered)
+    _write(axes, name, MARGIN, y, bold=predicted)
     _fill(axes, BAR, y + 0.5, BAR_WIDTH, 3, MAT)
-    _fill(axes, BAR, y + 0.5, probability * BAR_WIDTH, 3, accent if answered else SLATE)
-    _write(axes, _percent(probability), MARGIN + COLUMN, y, bold=answered, align="right")
+    _fill(axes, BAR, y + 0.5, probability * BAR_WIDTH, 3, accent if predicted else SLATE)
+    _write(axes, _percent(probability), MARGIN + COLUMN, y, bold=predicted, align="right")
     return y + 5.8
 
 
@@ -250,31 +249,33 @@ def _percent(probability: float) -> str:
 
 
 def _uncertain(point: OperatingPoint) -> tuple[float, float]:
-    """From which to which P(pneumonia) an answer is called uncertain."""
+    """The lowest and the highest P(pneumonia) of an uncertain prediction."""
     odds = math.log(point.threshold / (1 - point.threshold))
     low, high = (1 / (1 + math.exp(-odds - x)) for x in (-point.uncertain_log_odds, point.uncertain_log_odds))
     return low, high
 
 
-def _meaning(point: OperatingPoint) -> str:
+def _meaning(prediction: Prediction) -> str:
+    point, prevalence = prediction.operating_point, prediction.prevalence
     low, high = _uncertain(point)
     doubt = f", and uncertain between {_percent(low)} and {_percent(high)}" if low < high else ""
-    return f"Called pneumonia from P(pneumonia) = {_percent(point.threshold)} on{doubt}."
+    prior = f" The probabilities are for a prevalence of {prevalence:.0%}." if prevalence is not None else ""
+    return f"Called pneumonia from P(pneumonia) = {_percent(point.threshold)} on{doubt}.{prior}"
 
 
 def _measured(prediction: Prediction) -> list[str]:
-    """What the bundle's metrics.json says of the operating point; nothing if it says nothing or is no work of ours."""
+    """The measured figures of the operating point; empty if there are none or another program wrote them."""
     metrics: Any = prediction.classifier.metrics
     try:
         row = metrics["operating_points"][prediction.operating_point.name]
         if row["threshold"] != prediction.operating_point.threshold:
             return []
-        films, patients, split = metrics["n"], metrics["patients"], textwrap.shorten(metrics["split"], 80)
+        images, patients, split = metrics["n"], metrics["patients"], textwrap.shorten(metrics["split"], 80)
         return [
-            f"Sensitivity {_interval(row['sensitivity'])}: of the films with pneumonia, so many were called pneumonia.",
-            f"Specificity {_interval(row['specificity'])}: of the normal films, so many were called normal.",
-            f"Measured on {films:d} films of {patients:d} patients ({split}), uncertain answers included; in brackets "
-            "95% intervals.",
+            f"Sensitivity {_interval(row['sensitivity'])}: share of the images with pneumonia that it finds.",
+            f"Specificity {_interval(row['specificity'])}: share of the normal images that it calls normal.",
+            f"Measured on {images:d} images of {patients:d} patients ({split}), uncertain predictions included; in "
+            "brackets 95% intervals.",
         ]
     except (KeyError, TypeError, ValueError, AttributeError):
         return []
@@ -288,10 +289,10 @@ def _interval(figure: Any) -> str:
 
 
 def _limits(prediction: Prediction) -> str:
-    subtypes = "The line between bacterial and viral is noisy, since the labels it was learnt from are. "
+    subtypes = "Bacterial and viral are told apart less well, because their labels are noisy. "
     return (
-        "The model was trained and measured on radiographs of children of one to five years from one hospital; on "
-        "other films its figures are a guess with the same look. "
+        "The model is made for frontal radiographs of children of one to five years; on other images its probabilities "
+        "can be wrong. "
         f"{subtypes if len(prediction.probabilities) > 2 else ''}"
         "The map shows what moved the network, not where disease is; it is coarse and can be wrong. "
         "This is not a diagnosis: if you are worried about somebody's lungs, please see a doctor."
