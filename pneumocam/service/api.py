@@ -9,7 +9,7 @@ from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field
 
 from pneumocam import DISCLAIMER, Classifier, Prediction, targets
 from pneumocam.predict import try_predict
@@ -195,11 +195,3 @@ def encode(image: Image.Image, kind: Kind) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind.upper(), **WRITING[kind])
     return buffer.getvalue()
-
-
-def overlay_kinds() -> tuple[str, ...]:
-    """The kinds of overlay, for the Accept header."""
-    return tuple(WRITING)
-
-
-PREDICTIONS = TypeAdapter(PredictionAnswer)

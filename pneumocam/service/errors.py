@@ -25,6 +25,13 @@ CODES = {
     "busy": (503, "too many requests are waiting; try again as Retry-After says"),
     "no_space": (507, "the disk for uploads is full"),
 }
+SENTENCES = {
+    "bad_request": "The request is not understood; /openapi.json and docs/api.md show what is expected.",
+    "not_found": "There is nothing at this address, or not any more: uploads and results are kept for an hour.",
+    "method_not_allowed": "This address takes another HTTP method; /openapi.json has the list.",
+    "too_large": "Too much came. /page/info tells how large an image may be, and how many may come at once.",
+    "busy": "The queue is full. Please come back in a minute.",
+}
 
 
 class RequestError(Exception):
@@ -56,6 +63,13 @@ def explain(error: BaseException) -> tuple[int, str, str]:
         return 400, "bad_request", sentence(error.errors(include_url=False, include_input=False))
     log_failure(error)
     return 500, "internal_error", FAILED
+
+
+def of_status(status: int) -> RequestError:
+    """The error for an HTTP status of Starlette or Gradio, in words of this service."""
+    code = {400: "bad_request", 403: "not_found", 422: "bad_request"}.get(status)
+    code = code or next((code for code, (known, _) in CODES.items() if known == status), "internal_error")
+    return RequestError(code, SENTENCES.get(code, FAILED))
 
 
 def sentence(errors: Any) -> str:

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pneumocam.service.errors import FAILED, RequestError, body, explain
+from pneumocam.service.errors import RequestError, body, explain, of_status
 from pneumocam.service.limits import Limits
 from pneumocam.service.log import log_outcome
 from pneumocam.service.uploads import Uploads
@@ -53,15 +53,6 @@ GRADIO = {  # what gradio_client and @gradio/client ask; nothing else of Gradio'
     "file": ("GET HEAD", r"/gradio_api/file=/.+"),
 }
 HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[\w.-]{1,253})(:\d{1,5})?", re.ASCII)
-STATUS = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large", 422: "bad_request"}
-STATUS |= {403: "not_found", 503: "busy", 507: "no_space"}
-SENTENCES = {
-    "not_found": "There is nothing at this address, or not any more: uploads and results are kept for an hour.",
-    "method_not_allowed": "This address takes another HTTP method; /openapi.json has the list.",
-    "too_large": "Too much came: an image may have {megabytes} MB, and one upload {images} images.",
-    "busy": "The queue is full. Please come back in a minute.",
-    "bad_request": "The request is not understood; /openapi.json and README.md show what is expected.",
-}
 DRAIN = 64_000_000  # bytes that are read of a refused request, so that its sender reads the answer
 
 
@@ -169,7 +160,7 @@ class _Exchange:
                     break
             else:
                 self.name = "unknown"
-                raise RequestError("not_found", SENTENCES["not_found"])
+                raise of_status(404)
             if self.scope["method"] not in methods.split():
                 raise RequestError("method_not_allowed", f"This address takes {methods} only.")
 
@@ -186,13 +177,7 @@ class _Exchange:
             receive = await self._checked_json()
         await self.guard.app(self.scope, receive, self._sent)
         if self.status >= 400 and not self.started:
-            raise self.ended or self._of_gradio()
-
-    def _of_gradio(self) -> RequestError:
-        """Gradio's error in words of this service: its own may quote what came."""
-        code = STATUS.get(self.status, "internal_error")
-        words = {"megabytes": self.limits.image_bytes // 1_000_000, "images": self.limits.images}
-        return RequestError(code, SENTENCES.get(code, FAILED).format(**words))
+            raise self.ended or of_status(self.status)  # Gradio's own words may quote what came
 
     # The body
 

@@ -19,8 +19,8 @@ from pneumocam import DISCLAIMER, RadiographError
 from pneumocam.service import web
 from pneumocam.service.api import WRITING, ManyAnswer, Options, PointOption, PredictAnswer, with_choices
 from pneumocam.service.endpoints import Endpoints
-from pneumocam.service.errors import RequestError, sentence
-from pneumocam.service.guard import SENTENCES, STATUS, refusal
+from pneumocam.service.errors import RequestError, of_status, sentence
+from pneumocam.service.guard import refusal
 from pneumocam.service.tools import Tools
 
 BINARY = {"type": "string", "format": "binary"}
@@ -62,8 +62,7 @@ def _add_errors(app: FastAPI, endpoints: Endpoints) -> None:
         if isinstance(error, RequestValidationError):
             error = RequestError("bad_request", sentence(error.errors()))
         if isinstance(error, HTTPException):
-            code = STATUS.get(error.status_code, "bad_request")
-            error = RequestError(code, SENTENCES.get(code, SENTENCES["bad_request"]).format(megabytes="", images=""))
+            error = of_status(error.status_code)
         return refusal(error, endpoints.limits)
 
     for kind in (RadiographError, RequestError, RequestValidationError, HTTPException, Exception):

@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,15 @@ from tests.service.test_gradio import META, call, upload
 
 MARKER = "Mrs-Marker-1947"
 IMAGE = EXAMPLES[0].read_bytes()
-SMALL = {"KEPT_SECONDS": "3", "IDLE_SECONDS": "1", "OPEN": "24", "UPLOAD_BYTES": "3000000", "IMAGE_BYTES": "1000000"}
+SMALL = {
+    "AT_WORK": "1",
+    "WAITING": "2",
+    "KEPT_SECONDS": "8",
+    "IDLE_SECONDS": "1",
+    "OPEN": "24",
+    "UPLOAD_BYTES": "3000000",
+    "IMAGE_BYTES": "1000000",
+}
 
 
 def until(happens: Callable[[], Any], seconds: float = 60) -> None:
@@ -171,6 +180,19 @@ def test_requests_that_are_open_are_bounded_and_healthz_answers_all_the_same(sma
         assert code(client.get("/api/info")) == (503, "busy")
         assert client.get("/healthz").status_code == 200
     until(lambda: httpx.get(f"{small.url}/api/info").status_code == 200)
+
+
+def test_gradios_queue_is_bounded(small: App) -> None:
+    path = upload(small, IMAGE)
+
+    def ask(_: int) -> httpx.Response:
+        return call(small, "predict", {"image": {"path": path, "meta": META}})
+
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(ask, range(40)))
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert {code(answer) for answer in refused} == {(503, "busy")}
+    assert len(refused) < len(answers)
 
 
 def test_a_public_address_has_a_quarter_of_the_open_requests(small: App) -> None:
