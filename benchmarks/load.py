@@ -1,13 +1,12 @@
 """How the running app serves 1 to 64 clients at once, beside the bare network on the same cores.
 
-    python benchmarks/load.py                       # every row two minutes, then 10,000 requests
-    python benchmarks/load.py --seconds 20 --soak 0 --workers 2
+    python -m benchmarks.load                       # every row two minutes, then 10,000 requests
+    python -m benchmarks.load --seconds 20 --soak-requests 0 --workers 2
 
 Every client sends an image and waits for the answer, again and again, through plain HTTP or through Gradio's queue
 (upload, call, event stream). Client and server share the cores. Writes load.json and load.md.
 """
 
-import argparse
 import asyncio
 import json
 import math
@@ -26,6 +25,7 @@ from typing import Any
 import httpx
 import numpy as np
 import torch
+import tyro
 
 from pneumocam import Classifier, load_radiograph, predict
 from pneumocam.batching import traced
@@ -36,6 +36,7 @@ ROOT = Path(__file__).parents[1]
 IMAGES = [path.read_bytes() for path in sorted((ROOT / "examples").glob("*.jpeg"))]
 MANY = 32
 REFUSED = (429, 503)
+RESULT = Path(__file__).with_suffix(".json")
 COLUMNS = ("clients", "images_a_second", "share", "p50_ms", "p95_ms", "p99_ms", "refused", "errors", "peak_mib")
 
 
@@ -232,18 +233,8 @@ def soak(url: str, pid: int, requests: int, clients: int = 8) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The report as Markdown."""
-    times = ("p50 ms", "p95 ms", "p99 ms")
-    heads = (
-        "interface",
-        "a request",
-        "clients",
-        "images/s",
-        "of the bare network",
-        *times,
-        "refused",
-        "errors",
-        "peak MiB",
-    )
+    heads = ("interface", "a request", "clients", "images/s", "of the bare network", "p50 ms", "p95 ms", "p99 ms")
+    heads += ("refused", "errors", "peak MiB")
     lines = [heads, ("---",) * len(heads)]
     for row in rows:
         images = "1 image" if row["images_a_request"] == 1 else f"{row['images_a_request']} images"
@@ -253,43 +244,47 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 64])
-    parser.add_argument("--interfaces", nargs="+", default=["http", "gradio"])
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=120)
-    parser.add_argument("--soak", type=int, default=10_000, metavar="REQUESTS")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
-    options = parser.parse_args()
+def main(
+    clients: tuple[int, ...] = (1, 8, 32, 64),
+    interfaces: tuple[str, ...] = ("http", "gradio"),
+    workers: int = 1,
+    seconds: float = 120,
+    soak_requests: int = 10_000,
+    out: Path = RESULT,
+) -> None:
+    """Write the report.
+
+    Args:
+        clients: at the same time, a row each.
+        interfaces: http, gradio.
+        workers: processes of the app for the work on images.
+        seconds: of each row.
+        soak_requests: after which memory is compared; 0 for none.
+        out: a JSON file; the table is beside it as Markdown.
+    """
     bare, read = ceilings()
     print(f"images a second: {bare:.1f} through the bare network, {read:.1f} with the files read", flush=True)
-    result: dict[str, Any] = {
-        "cores": os.cpu_count(),
-        "workers": options.workers,
-        "seconds_each": options.seconds,
-        "bare_images_a_second": round(bare, 2),
-        "read_images_a_second": round(read, 2),
-        "in_process_p50_ms": round(median_ms(), 1),
-        "rows": [],
-    }
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        running_app(Path(folder), PNEUMOCAM_WORKERS=str(options.workers)) as app,
-    ):
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder, running_app(Path(folder), PNEUMOCAM_WORKERS=str(workers)) as app:
         asyncio.run(crowd(app.url, 4, requests=40))  # warm up
-        for interface in options.interfaces:
-            rows = [{"clients": clients} for clients in options.clients]
-            rows += [{"clients": 8, "overlay": kind} for kind in (("jpeg", "png") if interface == "http" else ("png",))]
-            rows += [{"clients": 4, "images": MANY}]
-            for row in rows:
-                result["rows"].append(
-                    measure(app.url, app.pid, bare, seconds=options.seconds, interface=interface, **row)
-                )
-        result["soak"] = soak(app.url, app.pid, options.soak) if options.soak else None
-    options.out.write_text(json.dumps(result, indent=2) + "\n")
-    options.out.with_suffix(".md").write_text(table(result["rows"]))
+        for interface in interfaces:
+            cases: list[dict[str, Any]] = [{"clients": number} for number in clients]
+            cases += [{"clients": 8, "overlay": kind} for kind in ("jpeg", "png")]
+            cases += [{"clients": 4, "images": MANY}]
+            rows += [measure(app.url, app.pid, bare, seconds=seconds, interface=interface, **case) for case in cases]
+        result = {
+            "cores": os.cpu_count(),
+            "workers": workers,
+            "seconds_each": seconds,
+            "bare_images_a_second": round(bare, 2),
+            "read_images_a_second": round(read, 2),
+            "in_process_p50_ms": round(median_ms(), 1),
+            "rows": rows,
+            "soak": soak(app.url, app.pid, soak_requests) if soak_requests else None,
+        }
+    out.write_text(json.dumps(result, indent=2) + "\n")
+    out.with_suffix(".md").write_text(table(rows))
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)
