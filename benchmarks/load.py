@@ -233,7 +233,16 @@ def soak(url: str, pid: int, requests: int, clients: int = 8) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The report as Markdown."""
-    heads = ("interface", "a request", "clients", "images/s", "of the bare network", "p50 ms", "p95 ms", "p99 ms")
+    heads: tuple[str, ...] = (
+        "interface",
+        "a request",
+        "clients",
+        "images/s",
+        "of the bare network",
+        "p50 ms",
+        "p95 ms",
+        "p99 ms",
+    )
     heads += ("refused", "errors", "peak MiB")
     lines = [heads, ("---",) * len(heads)]
     for row in rows:

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import asynccontextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -45,6 +45,8 @@ class Engine:
         self._limiter = CapacityLimiter(limits.at_work)
         self._batcher = _batcher(classifier, os.cpu_count() or 1) if workers == 1 else None
         self._pool = self._processes()
+        if workers > 1:  # start them now, not when the first requests come
+            wait([self._pool.submit(os.getpid) for _ in range(workers)])
 
     def _processes(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")  # a fork would copy the locks of threads

@@ -122,6 +122,7 @@ class _Exchange:
         self.scope: Scope = {**scope, "headers": kept}
         self.path: str = scope["path"]
         self.name = "own"
+        self.logged = "unknown"  # what the log says of the address: never more than what this file knows
         self.came = self.status = 0
         self.whole = self.started = False
         self.ended: Exception | None = None  # why the body ended early
@@ -145,15 +146,17 @@ class _Exchange:
         finally:
             self.guard.held -= self.came
             if self.path.startswith("/api/") or self.scope["method"] != "GET" or self.status >= 400:
-                what = f"{self.scope['method']} {self.path if self.name == 'own' else self.name}"
-                log_outcome(what, self.status, size=self.came, seconds=time.perf_counter() - began)
+                seconds = time.perf_counter() - began
+                log_outcome(f"{self.scope['method']} {self.logged}", self.status, size=self.came, seconds=seconds)
 
     def _check(self) -> None:
         for name in ("host", "x-forwarded-host"):  # Gradio builds addresses of these
             for value in Headers(scope=self.scope).getlist(name):
                 if not all(HOST.fullmatch(part.strip()) for part in value.split(",")):
                     raise RequestError("bad_request", f"The header {name} names no host; expected host:port.")
-        if not OWN.fullmatch(self.path):
+        if OWN.fullmatch(self.path):
+            self.logged = self.path if self.path in self.guard.body_bytes else f"/{self.path.split('/')[1]}"
+        else:
             methods = ""
             for self.name, (methods, pattern) in GRADIO.items():  # noqa: B007
                 if re.fullmatch(pattern, self.path, re.ASCII):
@@ -161,6 +164,7 @@ class _Exchange:
             else:
                 self.name = "unknown"
                 raise of_status(404)
+            self.logged = self.name
             if self.scope["method"] not in methods.split():
                 raise RequestError("method_not_allowed", f"This address takes {methods} only.")
 
