@@ -43,7 +43,7 @@ class ManyImages(PointOption):
 class Nothing(PointOption):
     """No arguments."""
 
-    operating_point: None = Field(default=None, exclude=True)
+    operating_point: None = Field(None, exclude=True)
 
 
 class Tools:
