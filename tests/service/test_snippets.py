@@ -251,7 +251,7 @@ def test_commands(
     desk: Path, bundled: Classifier, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(desk)
-    (desk / "film.dcm").write_bytes(dicom())
+    (desk / "chest.dcm").write_bytes(dicom())
     for copy in ("films/a/one.jpeg", "more/b/two.png"):
         (desk / copy).parent.mkdir(parents=True)
         with Image.open(FILM) as film:
@@ -263,9 +263,9 @@ def test_commands(
     assert again == predictions
     assert [line.split(":")[0] for line in predictions.splitlines()] == [f"examples/{film.name}" for film in EXAMPLES]
     assert len(list((desk / "overlays").iterdir())) == len(EXAMPLES)
-    assert [page.name for page in (desk / "reports").iterdir()] == ["film.dcm.pdf"]
+    assert [page.name for page in (desk / "reports").iterdir()] == ["chest.dcm-report.pdf"]
     answer = json.loads(as_json)
-    assert answer["probabilities"] == pytest.approx(predict(bundled, desk / "film.dcm").probabilities, abs=1e-6)
+    assert answer["probabilities"] == pytest.approx(predict(bundled, desk / "chest.dcm").probabilities, abs=1e-6)
     assert bundled.revision in info
     with (desk / "scores.csv").open(newline="") as file:
         rows = {row["path"]: float(row["p_viral"]) for row in csv.DictReader(file)}
