@@ -252,18 +252,24 @@ def test_commands(
 ) -> None:
     monkeypatch.chdir(desk)
     (desk / "chest.dcm").write_bytes(dicom())
-    for copy in ("films/a/one.jpeg", "more/b/two.png"):
+    for copy in ("images/a/one.jpeg", "more/b/two.png"):
         (desk / copy).parent.mkdir(parents=True)
         with Image.open(FILM) as film:
             film.save(desk / copy)
 
-    lines = [line for line in COMMANDS.splitlines() if line.startswith("pneumocam") and "--engine ray" not in line]
+    lines = [
+        line
+        for line in COMMANDS.splitlines()
+        if line.startswith("pneumocam") and not re.search("--engine ray|serve| - <", line)
+    ]
     lines += [line for line in README_COMMANDS.splitlines() if line.startswith("pneumocam")]
-    predictions, as_json, *_, info, again = (run(line, capsys) for line in lines)
+    predictions, _, as_json, *_, info, again = (run(line, capsys) for line in lines)
     assert again == predictions
-    assert [line.split(":")[0] for line in predictions.splitlines()] == [f"examples/{film.name}" for film in EXAMPLES]
+    assert [line.split()[0] for line in predictions.splitlines() if line.startswith("examples/")] == [
+        f"examples/{film.name}" for film in EXAMPLES
+    ]
     assert len(list((desk / "overlays").iterdir())) == len(EXAMPLES)
-    assert [page.name for page in (desk / "reports").iterdir()] == ["chest.dcm-report.pdf"]
+    assert len(list((desk / "reports").glob("*-report.pdf"))) == len(EXAMPLES)
     answer = json.loads(as_json)
     assert answer["probabilities"] == pytest.approx(predict(bundled, desk / "chest.dcm").probabilities, abs=1e-6)
     assert bundled.revision in info
@@ -271,7 +277,7 @@ def test_commands(
         rows = {row["path"]: float(row["p_viral"]) for row in csv.DictReader(file)}
     assert rows == {
         film: pytest.approx(predict(bundled, desk / film).probabilities["VIRAL"], abs=1e-5)
-        for film in ("films/a/one.jpeg", "more/b/two.png")
+        for film in ("images/a/one.jpeg", "more/b/two.png")
     }
 
 
