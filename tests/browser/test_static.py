@@ -5,6 +5,7 @@ import io
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -31,6 +32,12 @@ CLASSIFY = """async ([name, data]) => {
   const { picture, ...row } = await window.own.predict(new File([bytes], name));
   return row;
 }"""
+
+
+@pytest.fixture(scope="session")
+def bundled() -> Classifier:
+    """The bundled model without its guard, which the browser does not run."""
+    return replace(Classifier.from_pretrained(), guard=None)
 
 
 @pytest.fixture(scope="module")
