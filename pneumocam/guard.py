@@ -261,7 +261,7 @@ def load_guard(folder: Path) -> Guard | None:
         return None
     if description is None:
         raise BundleError(f"{folder / 'guard.json'} is missing beside guard.safetensors. Fetch the bundle again.")
-    network = LungLocator()
+    network = LungLocator().float()  # whatever PyTorch's default precision is
     try:
         weights = {name: tensor.float() for name, tensor in load_file(path).items()}
         centre, whitening = weights.pop("centre"), weights.pop("whitening")

@@ -67,7 +67,7 @@ class Process:
         assert self._process.stdout
         for line in self._process.stdout:
             self.log.append(line)
-            if "Running on local URL" in line:
+            if line.startswith("PneumoCAM: http"):
                 self.stage = "RUNNING"
         self.stage = "RUNTIME_ERROR"
 

@@ -48,8 +48,8 @@ def writes(hub: Hub) -> list[str]:
     return [x for x in hub.requests if x.startswith("POST") and re.search("/(commit|variables|restart)", x)]
 
 
-def bring(folder: Path, model: str = MODEL, **options: Any) -> str:
-    return publish_space(sign_in(SPACE), folder, SPACE, model, pause=0.05, **options)
+def bring(folder: Path, model: str = MODEL, timeout: float = 120, **options: Any) -> str:
+    return publish_space(sign_in(SPACE), folder, SPACE, model, pause=0.05, timeout=timeout, **options)
 
 
 # The folder
@@ -217,7 +217,7 @@ def test_a_free_account_is_told_of_zerogpu(hub: Hub, folder: Path) -> None:
     [
         ("", SPACE, "There is no Hub token"),
         ("hf_reader", SPACE, "token of lung can only read"),
-        ("hf_writer", "heart/page", "heart/page is not for this token"),
+        ("hf_writer", "heart/page", "The owner of heart/page is not the token's"),
     ],
 )
 def test_without_the_right_to_write_nothing_is_begun(
