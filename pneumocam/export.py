@@ -1,4 +1,4 @@
-"""Export a classifier's network to ONNX, for engines other than PyTorch."""
+"""Export the networks of a classifier and of its guard to ONNX, for engines other than PyTorch."""
 
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
 from pneumocam import Classifier
+from pneumocam.guard import SIDE, Guard
 
 
 def export_onnx(classifier: Classifier, path: Path) -> None:
@@ -16,14 +17,27 @@ def export_onnx(classifier: Classifier, path: Path) -> None:
     The input is `image`, `(B, C, H, W)` float32 from `classifier.transform`, for any B. The outputs are `features`,
     `(B, D, h, w)`, for Grad-CAM, and `logits`, `(B, K)`, not divided by the temperature.
     """
-    # A batch of two: the exporter takes an axis of length one for a constant.
     batch = torch.zeros(2, *classifier.preprocessing["input_size"])  # (2, C, H, W)
+    _write(_FeaturesAndLogits(classifier.network).eval(), batch, "image", ["features", "logits"], path)
+
+
+def export_guard(guard: Guard, path: Path) -> None:
+    """Write the guard's network in single precision as one ONNX file.
+
+    The input is `thumbnails`, `(B, 1, SIDE, SIDE)` float32 from `pneumocam.guard.normalised`, for any B. The outputs
+    are `lungs`, `heads` and `features` of `LungLocator`.
+    """
+    _write(guard.network, torch.zeros(2, 1, SIDE, SIDE), "thumbnails", ["lungs", "heads", "features"], path)
+
+
+def _write(network: nn.Module, batch: Tensor, inputs: str, outputs: list[str], path: Path) -> None:
+    """Export with a batch of any size; `batch` has two images, since the exporter takes a length of one as fixed."""
     program = torch.onnx.export(
-        _FeaturesAndLogits(classifier.network).eval(),
+        network,
         (batch,),
-        input_names=["image"],
-        output_names=["features", "logits"],
-        dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
+        input_names=[inputs],
+        output_names=outputs,
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
         dynamo=True,
         verbose=False,
     )

@@ -1,7 +1,8 @@
 """A folder for any static host: the page with the model, which runs in the visitor's browser.
 
-The folder holds the page (`web/`), the network as ONNX with onnxruntime-web to run it, and the bundle's preprocessing,
-calibration, operating points and head as JSON. Nothing in it asks another host for anything.
+The folder holds the page (`web/`), the networks of classifier and guard as ONNX with onnxruntime-web to run them, and
+the bundle's preprocessing, calibration, operating points, head and the guard's limits as JSON. Nothing in it asks
+another host for anything.
 """
 
 import base64
@@ -12,7 +13,6 @@ import re
 import shutil
 import subprocess
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from pneumocam import DISCLAIMER, BundleError, Classifier, predict
+from pneumocam.guard import Guard
 from pneumocam.predict import SCHEMA_VERSION
 from pneumocam.service import page
 
@@ -52,18 +53,15 @@ def write_static(classifier: Classifier, folder: Path, *, runtime: Path | None =
         StaticError: there is something in the folder, or onnxruntime-web or the ONNX exporter is missing.
     """
     weights = head_weights(classifier)
-    classifier = replace(
-        classifier, guard=None
-    )  # which the browser does not run: all that the page shows is without it
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StaticError(f"{folder} is not empty; expected a new or empty folder.")
     with TemporaryDirectory() as temporary:
         work, out = Path(temporary), Path(temporary) / "out"
         dist = _runtime(runtime, work)
-        network = _export(classifier, work)
+        networks = _export(classifier, work)
         _write_page(out)
         shutil.copyfile(dist / MODULE, out / "model" / "onnxruntime-web.js")
-        parts = [_pack(out, "runtime", dist / WASM), _pack(out, "network", network)]
+        parts = [_pack(out, file.stem, file) for file in (dist / WASM, *networks)]
         _write_json(out / "model" / "model.json", _description(classifier, weights, parts))
         _write_examples(classifier, out, sum(part["bytes"] for part in parts))
         _write_files(out, parts)
@@ -118,9 +116,26 @@ def _description(classifier: Classifier, weights: Tensor, parts: list[dict[str, 
         "points": {point.name: vars(point) for point in points},
         "point": classifier.operating_point.name,
         "preprocessing": {key: classifier.preprocessing[key] for key in ("input_size", "mean", "std", "crop_pct")},
-        "weights": base64.b64encode(weights.numpy().astype("<f4").tobytes()).decode(),
+        "weights": _base64(weights),
+        "guard": _limits(classifier.guard),
         "parts": parts,
     }
+
+
+def _limits(guard: Guard | None) -> dict[str, Any] | None:
+    """What the page needs of the guard beside its network."""
+    if guard is None:
+        return None
+    return {
+        "thresholds": guard.thresholds.model_dump(),
+        "centre": _base64(guard.centre),
+        "whitening": _base64(guard.whitening),
+    }
+
+
+def _base64(values: Tensor) -> str:
+    """Single precision, the lowest byte first."""
+    return base64.b64encode(values.numpy().astype("<f4").tobytes()).decode()
 
 
 def _pack(folder: Path, name: str, file: Path) -> dict[str, Any]:
@@ -132,16 +147,20 @@ def _pack(folder: Path, name: str, file: Path) -> dict[str, Any]:
     return {"file": target.name, "bytes": len(data), "sha256": digest}
 
 
-def _export(classifier: Classifier, folder: Path) -> Path:
-    """The network as ONNX."""
+def _export(classifier: Classifier, folder: Path) -> list[Path]:
+    """The networks of the classifier and, if there is one, of its guard as ONNX."""
     try:
-        from pneumocam.export import export_onnx
+        from pneumocam.export import export_guard, export_onnx
     except ImportError as error:
         raise StaticError(
-            f"The module {error.name} is missing, which writes the network as ONNX: pip install 'pneumocam[train]'."
+            f"The module {error.name} is missing, which writes the networks as ONNX: pip install 'pneumocam[train]'."
         ) from None
-    export_onnx(classifier, folder / "network.onnx")
-    return folder / "network.onnx"
+    files = [folder / "network.onnx"]
+    export_onnx(classifier, files[0])
+    if classifier.guard:
+        files.append(folder / "guard.onnx")
+        export_guard(classifier.guard, files[1])
+    return files
 
 
 def _runtime(given: Path | None, temporary: Path) -> Path:

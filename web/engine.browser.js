@@ -43,10 +43,11 @@ export class BrowserEngine {
 
   /**
    * @param {File} file
+   * @param {{force?: boolean}} options force: classify a border case that the guard refuses
    * @returns {Promise<Row>}
    */
-  async predict(file) {
-    return this.#ask({ name: file.name, bytes: new Uint8Array(await file.arrayBuffer()) });
+  async predict(file, { force = false } = {}) {
+    return this.#ask({ name: file.name, bytes: new Uint8Array(await file.arrayBuffer()), force });
   }
 
   /**
@@ -62,7 +63,7 @@ export class BrowserEngine {
   }
 
   /**
-   * @param {{name?: string, bytes?: Uint8Array<ArrayBuffer>}} request without bytes: only to load the model
+   * @param {{name?: string, bytes?: Uint8Array<ArrayBuffer>, force?: boolean}} request without bytes: only to load the model
    * @returns {Promise<Row>}
    */
   #ask(request) {

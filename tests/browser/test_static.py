@@ -5,7 +5,6 @@ import io
 import json
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sklearn.datasets
 from axe_playwright_python.sync_playwright import Axe
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageDraw, ImageOps
 from playwright.sync_api import Browser, Page, Route, expect
 
-from pneumocam import Classifier, predict
+from pneumocam import Classifier, load_radiograph, predict
+from pneumocam.predict import try_predict
 from pneumocam.static import write_static
 from tests.conftest import EXAMPLES, ROOT
 
@@ -25,6 +26,7 @@ TIMEOUT = 120_000  # ms, on cores that are busy
 FIRST_VISIT = 20_000_000  # bytes
 TEXTS = {path.stem: json.loads(path.read_text()) for path in (ROOT / "web" / "static" / "i18n").glob("*.json")}
 EN = TEXTS["en"]
+PAGE_EN = json.loads((ROOT / "web" / "i18n" / "en.json").read_text())
 CLASSIFY = """async ([name, data]) => {
   const { BrowserEngine } = await import("./engine.browser.js");
   window.own ??= new BrowserEngine();
@@ -33,11 +35,21 @@ CLASSIFY = """async ([name, data]) => {
   return row;
 }"""
 
-
-@pytest.fixture(scope="session")
-def bundled() -> Classifier:
-    """The bundled model without its guard, which the browser does not run."""
-    return replace(Classifier.from_pretrained(), guard=None)
+INSPECT = """async (files) => {
+  const modules = ["decode", "guard", "networks", "row"].map((name) => import(`./static/${name}.js`));
+  const [{ decode }, { inspect }, { open }, { floats }] = await Promise.all(modules);
+  const model = await (await fetch("model/model.json")).json();
+  const { look } = await open(model, new URL("model/", document.baseURI), () => {});
+  const { thresholds, centre, whitening } = model.guard;
+  const guard = { thresholds, centre: floats(centre), whitening: floats(whitening) };
+  const found = [];
+  for (const data of files) {
+    const radiograph = await decode(Uint8Array.from(atob(data), (character) => character.charCodeAt(0)));
+    const { refusal, warnings, measures, radiograph: { steps } } = await inspect(radiograph, guard, look);
+    found.push({ refusal: refusal && [refusal.code, refusal.message, refusal.border], warnings, measures, steps });
+  }
+  return found;
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +147,8 @@ def agrees(classifier: Classifier, row: Any, data: bytes) -> None:
     for point in classifier.operating_points:
         found, there = row["points"][point], prediction.at(point).to_dict()
         assert (found["label"], found["status"]) == (there["label"], there["status"])
-        assert (found["model"], found["operating_point"]) == (there["model"], there["operating_point"])
+        for key in ("model", "operating_point", "reason", "warnings"):
+            assert found[key] == there[key]
         for label, p in there["probabilities"].items():
             assert found["probabilities"][label] == pytest.approx(p, abs=0.001)  # the promise is .02
     for target, found in row["maps"].items():
@@ -204,6 +217,85 @@ def test_what_a_browser_cannot_read_is_told_without_the_model(page: Page, tmp_pa
         expect(page.locator("#result .eyebrow")).to_contain_text(name, timeout=TIMEOUT)
         expect(page.locator("#result .problem")).to_contain_text(EN["remedy_unsupported_here"])
     expect(page.locator("#download")).to_have_attribute("data-state", "absent")
+
+
+# The guard
+
+
+def poses(path: Path) -> Iterator[Image.Image]:
+    """An example as it is, inverted, and turned both ways."""
+    image = load_radiograph(path).to_pil()
+    image.thumbnail((700, 700))
+    yield image
+    yield ImageOps.invert(image)
+    yield image.transpose(Image.Transpose.ROTATE_90)
+    yield ImageOps.invert(image).transpose(Image.Transpose.ROTATE_180)
+
+
+def other_pictures() -> Iterator[Image.Image]:
+    """A photograph, a page of text, and half of a radiograph."""
+    yield Image.fromarray(sklearn.datasets.load_sample_image("china.jpg"))
+    page = Image.new("L", (600, 800), "white")
+    ImageDraw.Draw(page).multiline_text((40, 40), "\n".join(["Findings: none. Impression: none."] * 25), font_size=24)
+    yield page
+    with Image.open(EXAMPLES[0]) as image:
+        yield image.convert("L").crop((0, 0, image.width // 2, image.height))
+
+
+def test_the_guard_decides_and_measures_as_in_the_package(page: Page, bundled: Classifier) -> None:
+    assert bundled.guard
+    files = [encoded(image, "PNG") for path in EXAMPLES for image in poses(path)]
+    files += [encoded(image, "PNG") for image in other_pictures()] + [path.read_bytes() for path in EXAMPLES]
+    found = page.evaluate(INSPECT, [base64.b64encode(data).decode() for data in files])
+    corrected = 0
+    for data, one in zip(files, found, strict=True):
+        expected = bundled.guard(load_radiograph(data))
+        refusal = expected.refusal
+        assert one["refusal"] == (refusal and [refusal.code, refusal.message, refusal.can_be_forced])
+        assert one["warnings"] == [doubt._asdict() for doubt in expected.warnings]
+        assert one["steps"] == list(expected.radiograph.steps)
+        assert one["measures"] == pytest.approx(expected.measures, abs=0.01)
+        corrected += bool(expected.radiograph.steps)
+    assert corrected >= 3 * len(EXAMPLES)
+
+
+def test_a_turned_radiograph_gets_the_prediction_of_the_package(page: Page, bundled: Classifier) -> None:
+    for image in poses(EXAMPLES[3]):
+        data = encoded(image, "PNG")
+        agrees(bundled, classify(page, data), data)
+
+
+def test_a_photograph_is_refused_and_cannot_be_forced(page: Page, bundled: Classifier, tmp_path: Path) -> None:
+    picture = next(other_pictures())
+    picture.save(tmp_path / "picture.png")
+    page.set_input_files("#files", tmp_path / "picture.png")
+    expect(page.locator("#result .eyebrow")).to_contain_text("picture.png", timeout=TIMEOUT)
+    expect(page.locator("#result .problem")).to_be_visible()
+    expect(page.get_by_role("button", name=PAGE_EN["show_anyway"])).to_have_count(0)
+    expected = try_predict(bundled, tmp_path / "picture.png").to_dict()
+    row = classify(page, (tmp_path / "picture.png").read_bytes())
+    assert not row["force"]
+    assert row["points"][row["point"]] == expected
+
+
+def test_a_border_case_is_shown_anyway(visit: Callable[..., Page], bundled: Classifier) -> None:
+    """The limit for chest radiographs is raised above any image's."""
+
+    def stricter(route: Route) -> None:
+        model = route.fetch().json()
+        model["guard"]["thresholds"]["chest"] = 900
+        route.fulfill(json=model)
+
+    page = visit()
+    page.context.route("**/model/model.json", stricter)
+    page.set_input_files("#files", EXAMPLES[0])
+    expect(page.locator("#result .eyebrow")).to_contain_text(EXAMPLES[0].name, timeout=TIMEOUT)
+    page.get_by_role("button", name=PAGE_EN["show_anyway"]).click()
+    expect(page.locator("#result .stage[data-zoom]")).to_be_visible(timeout=TIMEOUT)
+    shown = json.loads(page.locator(".details pre").text_content() or "")
+    expected = predict(bundled, EXAMPLES[0]).to_dict()
+    assert shown["label"] == expected["label"]
+    assert shown["probabilities"] == pytest.approx(expected["probabilities"], abs=0.001)
 
 
 # The download

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from pneumocam import Classifier, load_radiograph
-from pneumocam.export import export_onnx
+from pneumocam.export import export_guard, export_onnx
+from pneumocam.guard import normalised, thumbnail
 from tests.conftest import EXAMPLES
 
 
@@ -32,3 +33,16 @@ def test_features_and_logits_are_those_of_pytorch(
     written = (tmp_path / "model.onnx").read_bytes()
     assert b"site-packages" not in written  # nothing about the computer that it was made on
     assert __file__.rpartition("/tests/")[0].encode() not in written
+
+
+def test_the_guards_outputs_are_those_of_pytorch(bundled: Classifier, tmp_path: Path) -> None:
+    guard = bundled.guard
+    assert guard
+    export_guard(guard, tmp_path / "guard.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "guard.onnx", providers=["CPUExecutionProvider"])
+    thumbnails = torch.stack([thumbnail(load_radiograph(path).pixels) for path in EXAMPLES[:8]])  # (B, 1, SIDE, SIDE)
+    for batch in (normalised(thumbnails[:1]), normalised(thumbnails)):
+        found = session.run(["lungs", "heads", "features"], {"thumbnails": batch.numpy()})
+        with torch.no_grad():
+            for one, expected in zip(found, guard.network(batch), strict=True):
+                np.testing.assert_allclose(one, expected, rtol=1e-3, atol=1e-4)

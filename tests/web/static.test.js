@@ -8,12 +8,13 @@ import { inflateSync } from "node:zlib";
 
 import { gradCam } from "../../web/static/gradcam.js";
 import { checkContrast, toGrey } from "../../web/static/grey.js";
+import { inspect } from "../../web/static/guard.js";
 import { readHeader } from "../../web/static/header.js";
 import { toGreyLevels } from "../../web/static/levels.js";
 import { readPng16 } from "../../web/static/png16.js";
 import { calibrated, decide } from "../../web/static/predict.js";
 import { inputBox, networkInput } from "../../web/static/preprocess.js";
-import { resize } from "../../web/static/resample.js";
+import { resize, shrunk } from "../../web/static/resample.js";
 
 const values = JSON.parse(readFileSync(new URL("values.json", import.meta.url), "utf8"));
 
@@ -40,6 +41,41 @@ test("a resize to the same size is a copy", () => {
   assert.deepEqual(copy, pixels);
   assert.notEqual(copy.buffer, pixels.buffer);
 });
+
+for (const { size, pixels, expected } of values.shrunk)
+  test(`the guard's thumbnail of ${size} equals Pillow's`, () => {
+    assert.deepEqual(shrunk(bytes(pixels), size[0], size[1], 64), bytes(expected));
+  });
+
+/**
+ * The network of `tests.web.values.Eye`.
+ * @param {Int8Array} weights
+ * @param {Float32Array} thumbnail
+ */
+function eye(weights, thumbnail) {
+  const blocks = new Float64Array(64);
+  thumbnail.forEach((x, i) => (blocks[(i >> 9) * 8 + ((i & 63) >> 3)] += x / 64));
+  const squares = blocks.map((x) => (x + 0.5) ** 2);
+  const outputs = Array.from({ length: 31 }, (_, k) => squares.reduce((sum, x, i) => sum + x * weights[i * 31 + k], 0));
+  return { lungs: outputs.slice(0, 16), heads: outputs.slice(16, 25), features: outputs.slice(25) };
+}
+
+for (const [i, { weights, thresholds, centre, whitening, ...expected }] of values.guard.cases.entries())
+  test(`guard ${i} corrects, refuses and doubts as the Python package's`, async () => {
+    const { width, height } = values.guard;
+    const radiograph = { pixels: bytes(values.guard.pixels), width, height, format: "PNG", steps: [] };
+    const guard = { thresholds, centre: floats(centre), whitening: floats(whitening) };
+    const network = new Int8Array(bytes(weights).buffer);
+    const found = await inspect(radiograph, guard, async (images) => images.map((image) => eye(network, image)));
+    const { refusal, warnings, measures } = found;
+    assert.deepEqual(refusal && [refusal.code, refusal.message, refusal.border], expected.refusal);
+    assert.deepEqual(warnings, expected.warnings);
+    assert.deepEqual([found.radiograph.width, found.radiograph.height], expected.size);
+    assert.deepEqual(found.radiograph.steps, expected.steps);
+    assert.deepEqual(found.radiograph.pixels, bytes(expected.pixels ?? values.guard.pixels));
+    assert.deepEqual(Object.keys(measures).sort(), Object.keys(expected.measures).sort());
+    for (const [name, value] of Object.entries(expected.measures)) near(measures[name], Number(value), 1e-3);
+  });
 
 test("colour becomes grey as in Pillow", () => {
   const rgb = bytes(values.grey.rgb);

@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import ExifTags, Image
 from torch import Tensor, nn
 
 from pneumocam import Classifier, Radiograph, load_radiograph, predict, targets
+from pneumocam.bundle import GuardThresholds
 from pneumocam.classifier import eval_transform
+from pneumocam.guard import Guard, thumbnail
 
 FILE = Path(__file__).with_name("values.json")
 SIZES = ((97, 61, 24, 24), (20, 33, 48, 40), (64, 64, 64, 31), (130, 67, 9, 67), (200, 3, 7, 5))  # from, to
@@ -35,7 +38,22 @@ DEEP = (  # colour type and Adam7 of a PNG, highest value, what else is in it
     ),
 )
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+SHRUNK = ((97, 61), (64, 64), (500, 400), (1231, 390), (192, 192), (64, 700))  # width, height
+GUARDS = 12
 CROPS = ((1, 24, 24, 1.0), (3, 24, 20, 0.875), (1, 22, 22, 0.95))  # channels, height, width, crop_pct
+
+
+class Eye(nn.Module):
+    """From the means of 8 x 8 blocks: lungs (B, 4, 4), heads (B, 9), features (B, 6), as from the guard's network."""
+
+    def __init__(self, weights: Tensor) -> None:
+        """With weights (64, 31)."""
+        super().__init__()
+        self.weights = weights
+
+    def forward(self, thumbnails: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        outputs = (F.avg_pool2d(thumbnails, 8).flatten(1) + 0.5).square() @ self.weights  # (B, 31)
+        return outputs[:, :16].reshape(-1, 4, 4), outputs[:, 16:25], outputs[:, 25:]
 
 
 class Network(nn.Module):
@@ -60,6 +78,8 @@ def values() -> dict[str, Any]:
     generator = np.random.default_rng(0)
     return {
         "resize": [_resized(generator, *sizes) for sizes in SIZES],
+        "shrunk": [_shrunk(generator, *size) for size in SHRUNK],
+        "guard": _guards(generator),
         "grey": _grey(generator),
         "files": _files(generator),
         "deep": [_deep(generator, *kind) for kind in DEEP],
@@ -74,6 +94,39 @@ def _resized(generator: np.random.Generator, width: int, height: int, to_width: 
         "sizes": [width, height, to_width, to_height],
         "pixels": _base64(pixels),
         "expected": _base64(np.asarray(result)),
+    }
+
+
+def _shrunk(generator: np.random.Generator, width: int, height: int) -> dict[str, Any]:
+    pixels = np.kron(_pixels(generator, width // 5 + 1, height // 8 + 1), np.ones((8, 5), np.uint8))[:height, :width]
+    return {"size": [width, height], "pixels": _base64(pixels), "expected": _base64(thumbnail(pixels).numpy())}
+
+
+def _guards(generator: np.random.Generator) -> dict[str, Any]:
+    """An image, and what guards with networks of random weights and with random limits say of it."""
+    pixels = _pixels(generator, 90, 70)
+    cases = [_guard(generator, Radiograph(pixels, "PNG", ())) for _ in range(GUARDS)]
+    return {"width": 90, "height": 70, "pixels": _base64(pixels), "cases": cases}
+
+
+def _guard(generator: np.random.Generator, radiograph: Radiograph) -> dict[str, Any]:
+    weights = generator.integers(-3, 4, (64, 31), np.int8)
+    limits = {name: generator.normal(0, 4) for name in ("chest", "lateral", "cut_off", "poor_quality")}
+    limits |= {"forced": limits["chest"] - 6, "pose": 0.1, "edge": 0.9, "distance": 15.0, "far": 30.0}
+    thresholds = GuardThresholds.model_validate({**limits, "lung_area": (0.1, 0.9)})
+    centre, whitening = (torch.from_numpy(generator.normal(0, 1, size).astype(np.float32)) for size in (6, (6, 6)))
+    found = Guard(Eye(torch.from_numpy(weights).float()), thresholds, centre, whitening)(radiograph)
+    return {
+        "weights": _base64(weights),
+        "thresholds": thresholds.model_dump(),
+        "centre": _base64(centre.numpy()),
+        "whitening": _base64(whitening.numpy()),
+        "pixels": _base64(found.radiograph.pixels) if found.radiograph is not radiograph else None,
+        "size": [found.radiograph.width, found.radiograph.height],
+        "steps": found.radiograph.steps,
+        "refusal": found.refusal and [found.refusal.code, found.refusal.message, found.refusal.can_be_forced],
+        "warnings": [doubt._asdict() for doubt in found.warnings],
+        "measures": dict(found.measures),
     }
 
 
@@ -193,7 +246,7 @@ def _filtered(samples: Any) -> bytes:
 def _prediction(
     generator: np.random.Generator, channels: int, height: int, width: int, crop_pct: float
 ) -> dict[str, Any]:
-    bundled = Classifier.from_pretrained()
+    bundled = replace(Classifier.from_pretrained(), guard=None)  # which knows these images for none
     torch.manual_seed(channels + height)
     preprocessing = {
         **bundled.preprocessing,

@@ -25,7 +25,8 @@ const THUMBNAIL_SIDE = 160;
  * @property {string} point
  * @property {import("./preprocess.js").Preprocessing} preprocessing
  * @property {string} weights the head's, labels x channels float32 in base64
- * @property {import("./download.js").Part[]} parts ONNX Runtime and the network
+ * @property {import("./download.js").Part[]} parts ONNX Runtime, the network and the guard's network, if there is one
+ * @property {{thresholds: Record<string, any>, centre: string, whitening: string} | null} guard float32 in base64
  *
  * @typedef {{features: Float32Array, logits: Float32Array, shape: number[]}} Output
  * @typedef {(input: Float32Array) => Promise<Output>} Run
@@ -36,13 +37,18 @@ const THUMBNAIL_SIDE = 160;
  * @param {string} name
  * @param {Radiograph} radiograph
  * @param {Run} run
+ * @param {{code: string, message: string}[]} warnings of the guard: each makes the prediction uncertain
  */
-export async function classified(model, name, radiograph, run) {
+export async function classified(model, name, radiograph, run, warnings) {
   const { pixels, width, height, format, steps } = radiograph;
   const { features, logits, shape } = await run(networkInput(pixels, width, height, model.preprocessing));
   const probabilities = calibrated(logits, model.labels, model.temperature, model.shift);
   const named = Object.fromEntries(model.labels.map((label, i) => [label, probabilities[i]]));
-  const answers = each(model, (point) => ({ ...decide(model.labels, probabilities, point), probabilities: named }));
+  const answers = each(model, (point) => {
+    const decided = decide(model.labels, probabilities, point);
+    const doubt = decided.reason || !warnings.length ? {} : { status: "uncertain", reason: warnings[0] };
+    return { ...decided, ...doubt, probabilities: named, warnings };
+  });
   const head = { labels: model.labels, weights: floats(model.weights) };
   const image = { format, width, height, steps };
   return {
@@ -61,13 +67,11 @@ export async function classified(model, name, radiograph, run) {
  * @param {string} name
  * @param {import("./refusal.js").Refusal} refusal
  */
-export function rejected(model, name, { code, message }) {
-  const answer = { status: "rejected", label: null, probabilities: {}, p_pneumonia: null, reason: { code, message } };
-  return row(
-    model,
-    name,
-    each(model, () => answer),
-  );
+export function rejected(model, name, { code, message, border }) {
+  const nothing = { label: null, probabilities: {}, p_pneumonia: null, warnings: [] };
+  const answer = { status: "rejected", ...nothing, reason: { code, message } };
+  const answers = each(model, () => answer);
+  return { ...row(model, name, answers), force: border };
 }
 
 /**
@@ -89,8 +93,8 @@ function row(model, name, answers, image = null) {
   const points = {};
   /** @type {Record<string, any>} */
   const table = {};
-  for (const [point, { status, label, probabilities, p_pneumonia, reason }] of Object.entries(answers)) {
-    const said = { schema_version, status, label, probabilities, p_pneumonia, prevalence, reason, image };
+  for (const [point, { status, label, probabilities, p_pneumonia, reason, warnings }] of Object.entries(answers)) {
+    const said = { schema_version, status, label, probabilities, p_pneumonia, prevalence, reason, warnings, image };
     const operating_point = { name: point, threshold: model.points[point].threshold };
     points[point] = { ...said, operating_point, model: model.model, disclaimer };
     table[point] = cells(name, points[point]);
@@ -147,5 +151,5 @@ function dataUri(blob) {
   });
 }
 
-/** @param {string} base64 */
-const floats = (base64) => new Float32Array(Uint8Array.from(atob(base64), (c) => c.charCodeAt(0)).buffer);
+/** @param {string} base64 of float32 */
+export const floats = (base64) => new Float32Array(Uint8Array.from(atob(base64), (c) => c.charCodeAt(0)).buffer);

@@ -2,18 +2,19 @@
 /** The worker that does everything with an image: decoding, preprocessing, the network, calibration and Grad-CAM. */
 
 import { decode } from "./decode.js";
-import { load } from "./download.js";
+import { inspect } from "./guard.js";
+import { open } from "./networks.js";
 import { Refusal } from "./refusal.js";
-import { classified, rejected } from "./row.js";
+import { classified, floats, rejected } from "./row.js";
 
 /** @typedef {import("./row.js").Model} Model */
-/** @typedef {import("./row.js").Run} Run */
+/** @typedef {import("./networks.js").Networks} Networks */
 
 const base = new URL("../model/", import.meta.url);
 /** @type {Promise<Model> | undefined} */
 let model;
-/** @type {Promise<Run> | undefined} */
-let network;
+/** @type {Promise<Networks> | undefined} */
+let networks;
 
 /** All of the model but the network: a small file. */
 function description() {
@@ -24,56 +25,60 @@ function description() {
   });
 }
 
-/** The network, ready to run; it is downloaded once. */
+/** The networks, ready to run; they are downloaded once. */
 function ready() {
-  network ??= start().catch((error) => {
-    network = undefined; // the next image tries again
+  networks ??= start().catch((error) => {
+    networks = undefined; // the next image tries again
     self.postMessage({ state: "absent" });
     throw error;
   });
-  return network;
+  return networks;
 }
 
-/** @returns {Promise<Run>} */
+/** @returns {Promise<Networks>} */
 async function start() {
   self.postMessage({ state: "loading", bytes: 0 });
-  const { parts, preprocessing } = await description();
-  const [ort, [wasm, onnx]] = await Promise.all([
-    import(new URL("onnxruntime-web.js", base).href),
-    load(parts, base, (bytes) => self.postMessage({ state: "loading", bytes })),
-  ]);
-  ort.env.wasm.wasmBinary = wasm.buffer;
-  ort.env.wasm.numThreads = 1; // more take headers that static hosts do not send
-  const session = await ort.InferenceSession.create(onnx, { executionProviders: ["wasm"] });
-  const run = async (/** @type {Float32Array} */ input) => {
-    const image = new ort.Tensor("float32", input, [1, ...preprocessing.input_size]);
-    const { features, logits } = await session.run({ image });
-    return { features: features.data, logits: logits.data, shape: features.dims.slice(2) };
-  };
-  // The first pass takes several times as long as the others, since the code is compiled meanwhile.
-  await run(new Float32Array(preprocessing.input_size.reduce((a, b) => a * b)));
+  const opened = await open(await description(), base, (bytes) => self.postMessage({ state: "loading", bytes }));
   self.postMessage({ state: "ready" });
-  return run;
+  return opened;
 }
 
 /**
  * @param {string} name
  * @param {Uint8Array<ArrayBuffer>} bytes
+ * @param {boolean} force classify a border case that the guard refuses
  */
-async function predict(name, bytes) {
+async function predict(name, bytes, force) {
   const facts = await description();
   try {
-    const radiograph = await decode(bytes);
-    return await classified(facts, name, radiograph, await ready());
+    const decoded = await decode(bytes);
+    const { run, look } = await ready();
+    const { radiograph, warnings } = await checked(facts, decoded, look, force);
+    return await classified(facts, name, radiograph, run, warnings);
   } catch (error) {
     if (error instanceof Refusal) return rejected(facts, name, error);
     throw error;
   }
 }
 
-self.addEventListener("message", async ({ data: { id, name, bytes } }) => {
+/**
+ * @param {Model} model
+ * @param {import("./decode.js").Radiograph} radiograph
+ * @param {import("./guard.js").Look} look
+ * @param {boolean} force
+ */
+async function checked({ guard }, radiograph, look, force) {
+  if (!guard) return { radiograph, warnings: [] };
+  const { thresholds, centre, whitening } = guard;
+  const limits = { thresholds, centre: floats(centre), whitening: floats(whitening) };
+  const found = await inspect(radiograph, limits, look);
+  if (found.refusal && !(force && found.refusal.border)) throw found.refusal;
+  return found;
+}
+
+self.addEventListener("message", async ({ data: { id, name, bytes, force } }) => {
   try {
-    if (bytes) self.postMessage({ id, row: await predict(name, bytes) });
+    if (bytes) self.postMessage({ id, row: await predict(name, bytes, Boolean(force)) });
     else await ready().then(() => self.postMessage({ id }));
   } catch (error) {
     self.postMessage({ id, error: { code: "model", message: String(error) } });
