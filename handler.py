@@ -62,8 +62,9 @@ class EndpointHandler:
         except Exception as error:
             return _failed(error)
         radiographs = [_radiograph(image) for image in images]
-        classifier = self.classifier.at(options.operating_point) if options.operating_point else self.classifier
-        predictions = predict_many(classifier, (image for image in radiographs if isinstance(image, Radiograph)))
+        predictions = predict_many(
+            options.of(self.classifier), (image for image in radiographs if isinstance(image, Radiograph))
+        )
         answers = [
             _answer(next(predictions), options) if isinstance(image, Radiograph) else image for image in radiographs
         ]

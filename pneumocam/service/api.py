@@ -23,7 +23,7 @@ WRITING: dict[Kind, dict[str, Any]] = {
     "webp": {"quality": 90, "method": 0},
 }
 Probability = Annotated[float, Field(ge=0, le=1)]
-Classify = Callable[..., Prediction]  # (source, operating_point=) -> Prediction, such as a `Batcher`
+Classify = Callable[..., Prediction]  # (source, operating_point=, prevalence=) -> Prediction: a `Batcher`
 
 
 class PointOption(BaseModel):
@@ -32,15 +32,27 @@ class PointOption(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     operating_point: str | None = Field(
-        None, description="Threshold between NORMAL and pneumonia, by name; the model's facts tell what each one costs."
+        default=None,
+        description="Threshold between NORMAL and pneumonia, by name; the model's facts tell what each one costs.",
     )
+    prevalence: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Share of pneumonia among the images, for which probabilities are stated; by default the model's.",
+    )
+
+    def of(self, classifier: Classifier) -> Classifier:
+        """The model at these options."""
+        return classifier.at(self.operating_point, prevalence=self.prevalence)
 
 
 class Options(PointOption):
     """Options of an endpoint that classifies one image."""
 
     target: str | None = Field(
-        None, description="Class that the overlay explains; by default the predicted one. PNEUMONIA is all its kinds."
+        default=None,
+        description="Class that the overlay explains; by default the predicted one. PNEUMONIA is all its kinds.",
     )
     overlay: Literal["none", "png", "jpeg", "webp"] | bool = Field(
         False, description="Whether to draw the image with its Grad-CAM map, and as which kind of file; true is png."
@@ -106,7 +118,7 @@ class PredictionAnswer(BaseModel):
 class PredictAnswer(PredictionAnswer):
     """A prediction, with its overlay if one was asked for."""
 
-    overlay: str | None = Field(None, description="Base64 of an image file.")
+    overlay: str | None = Field(default=None, description="Base64 of an image file.")
 
 
 class ManyAnswer(BaseModel):
@@ -139,6 +151,8 @@ def check(options: Any, classifier: Classifier) -> Any:
         value = getattr(options, name, None)
         if value is not None and value not in known:
             raise RequestError("bad_request", f"{name} is {value!r:.80}; expected one of {', '.join(known)}.")
+    if options.prevalence is not None and classifier.prior is None:
+        raise RequestError("bad_request", "prevalence cannot be set: this model does not state its prior.")
     return options
 
 
@@ -168,26 +182,26 @@ def classify_one(classify: Classify, data: bytes, options: Options) -> Answer:
     Raises:
         RadiographError: the image is no usable radiograph.
     """
-    prediction = classify(data, operating_point=options.operating_point)
+    prediction = classify(data, operating_point=options.operating_point, prevalence=options.prevalence)
     kind = options.kind
     return Answer(prediction.to_dict(), encode(prediction.overlay(options.target), kind) if kind else None)
 
 
-def classify_or_reject(classify: Any, data: bytes, operating_point: str | None) -> Prediction:
+def classify_or_reject(classify: Any, data: bytes, options: PointOption) -> Prediction:
     """Classify one image of several; an image that cannot be used is `rejected` with its reason.
 
     Args:
         classify: as there; has a `classifier`.
         data: the image file.
-        operating_point: by name; None for the model's own.
+        options: checked ones.
     """
-    classifier: Classifier = classify.classifier
-    return try_predict(classifier.at(operating_point), data, partial(classify, operating_point=operating_point))
+    at_options = partial(classify, operating_point=options.operating_point, prevalence=options.prevalence)
+    return try_predict(options.of(classify.classifier), data, at_options)
 
 
-def classify_each(classify: Any, data: bytes, operating_point: str | None) -> dict[str, Any]:
+def classify_each(classify: Any, data: bytes, options: PointOption) -> dict[str, Any]:
     """`classify_or_reject` as JSON values."""
-    return classify_or_reject(classify, data, operating_point).to_dict()
+    return classify_or_reject(classify, data, options).to_dict()
 
 
 def encode(image: Image.Image, kind: Kind) -> bytes:

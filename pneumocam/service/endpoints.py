@@ -51,14 +51,14 @@ class Endpoints:
             expected = f"expected 1 to {self.limits.images}. Send more in several requests."
             raise RequestError(code, f"{len(images)} images came; {expected}")
         async with self.engine.admitted():
-            return await asyncio.gather(*(self._one_of_many(image, options.operating_point) for image in images))
+            return await asyncio.gather(*(self._one_of_many(image, options) for image in images))
 
-    async def _one_of_many(self, image: Data, point: str | None) -> dict[str, Any]:
+    async def _one_of_many(self, image: Data, options: PointOption) -> dict[str, Any]:
         try:
             data = image if isinstance(image, bytes) else image()
         except (RadiographError, RequestError) as error:
-            return rejected(self.classifier.at(point), Reason(error.code, error.message)).to_dict()
-        return await self.engine.run(classify_each, data, point)
+            return rejected(options.of(self.classifier), Reason(error.code, error.message)).to_dict()
+        return await self.engine.run(classify_each, data, options)
 
     async def describe_model(self) -> dict[str, Any]:
         """Tell which model answers: id, revision, labels, preprocessing, operating points and measured figures."""

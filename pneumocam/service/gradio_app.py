@@ -24,7 +24,7 @@ def blocks(endpoints: Endpoints) -> gr.Blocks:
     deletion = min(60, limits.kept_seconds), limits.kept_seconds  # looked for how often, at what age
     folder = str(endpoints.uploads.folder) if endpoints.uploads else ""
 
-    async def predict(image: Any, target: Any, operating_point: Any, overlay: Any) -> Any:
+    async def predict(image: Any, target: Any, operating_point: Any, overlay: Any, prevalence: Any = None) -> Any:
         """Classify a chest radiograph as normal, bacterial or viral pneumonia, and show what the network looked at.
 
         For research and teaching only: not a diagnosis. Made for frontal radiographs of children of one to five years.
@@ -34,14 +34,15 @@ def blocks(endpoints: Endpoints) -> gr.Blocks:
             target: The class that the overlay explains; PNEUMONIA is all its kinds together.
             operating_point: The threshold between NORMAL and pneumonia, by name; /info tells what each one costs.
             overlay: Whether to draw the image with its Grad-CAM map; without it the answer comes sooner.
+            prevalence: The share of pneumonia among the images, between 0 and 1; by default the model's.
         """
         values = {"target": None if target == PREDICTED else target, "operating_point": operating_point}
-        options = parse(Options, values | {"overlay": overlay}, classifier)
+        options = parse(Options, values | {"overlay": overlay, "prevalence": prevalence}, classifier)
         answer, drawn = await endpoints.classify_radiograph(_read(image), options)
         path = save_bytes_to_cache(drawn, f"overlay.{options.kind}", cache_dir=folder) if drawn else None
         return path, answer["probabilities"], answer
 
-    async def predict_many(images: Any, operating_point: Any) -> Any:
+    async def predict_many(images: Any, operating_point: Any, prevalence: Any = None) -> Any:
         """Classify up to 32 chest radiographs: a prediction for each, in their order, without overlays.
 
         An image that cannot be used is rejected with its reason and affects no other.
@@ -50,10 +51,11 @@ def blocks(endpoints: Endpoints) -> gr.Blocks:
         Args:
             images: The radiographs: JPEG, PNG, TIFF, BMP, WebP or DICOM, 8 or 16 bit, at most 20 MB each.
             operating_point: The threshold between NORMAL and pneumonia, by name; /info tells what each one costs.
+            prevalence: The share of pneumonia among the images, between 0 and 1; by default the model's.
         """
         if not isinstance(images, list):
             raise RequestError("bad_request", f"images is not a list; expected 1 to {limits.images} files. {UPLOAD}")
-        options = parse(PointOption, {"operating_point": operating_point}, classifier)
+        options = parse(PointOption, {"operating_point": operating_point, "prevalence": prevalence}, classifier)
         return await endpoints.classify_radiographs([partial(_read, file) for file in images], options)
 
     async def info() -> Any:
@@ -77,10 +79,11 @@ def blocks(endpoints: Endpoints) -> gr.Blocks:
             list(classifier.operating_points), value=classifier.operating_point.name, label="operating_point"
         )
         overlay = gr.Checkbox(value=True, label="overlay")
+        share = gr.Number(value=classifier.prevalence, label="prevalence")
         picture, shares = gr.Image(label="overlay", format="png"), gr.Label(label="probabilities")
         events: list[tuple[Endpoint, list[Any], list[Any]]] = [
-            (predict, [image, target, point, overlay], [picture, shares, gr.JSON(label="prediction")]),
-            (predict_many, [images, point], [gr.JSON(label="predictions")]),
+            (predict, [image, target, point, overlay, share], [picture, shares, gr.JSON(label="prediction")]),
+            (predict_many, [images, point, share], [gr.JSON(label="predictions")]),
             (info, [], [gr.JSON(label="model")]),
             (health, [], [gr.JSON(label="health")]),
         ]

@@ -70,7 +70,7 @@ def row(classify: Any, data: bytes, name: str) -> Json:
         and thumbnail (data URIs of JPEGs), maps (for each class the Grad-CAM, rows of numbers with peak 1, or null if
         it is empty), box and size (where a map lies: left, top, right, bottom in pixels of an image of that size).
     """
-    return row_of(classify_or_reject(classify, data, None), name)
+    return row_of(classify_or_reject(classify, data, PointOption()), name)
 
 
 def row_of(prediction: Prediction, name: str) -> Json:
@@ -84,12 +84,7 @@ def row_of(prediction: Prediction, name: str) -> Json:
         "table": {point: table_row(_inert(name), answer) for point, answer in points.items()},
     }
     if radiograph := prediction.radiograph:
-        result["image"] = {
-            "format": radiograph.source_format,
-            "width": radiograph.width,
-            "height": radiograph.height,
-            "steps": list(radiograph.steps),
-        }
+        result["image"] = prediction.to_dict()["image"]
         result["picture"] = _data_uri(picture(radiograph))
         result["thumbnail"] = _data_uri(picture(radiograph, THUMBNAIL_SIDE))
     if prediction.status != "rejected":
@@ -130,6 +125,7 @@ def facts(classifier: Classifier, notice: str | None, images: int, image_bytes: 
         "points": {name: _point(point, metrics) for name, point in classifier.operating_points.items()},
         "images": metrics.get("n"),
         "patients": metrics.get("patients"),
+        "prevalence": classifier.prevalence,
         "model": {"id": classifier.id, "revision": classifier.revision},
         "notice": notice,
         "colours": {name: _colours(name) for name in COLOUR_MAPS},
@@ -206,7 +202,7 @@ def example(file: str) -> bytes:
 
 def report_file(classify: Any, data: bytes, options: ReportOptions) -> bytes:
     """The report of one image as PDF or PNG; raises RadiographError if it is no radiograph."""
-    prediction = classify(data, operating_point=options.operating_point)
+    prediction = classify(data, operating_point=options.operating_point, prevalence=options.prevalence)
     return report(
         prediction,
         target=options.target,
@@ -218,7 +214,7 @@ def report_file(classify: Any, data: bytes, options: ReportOptions) -> bytes:
 
 def entry(classify: Any, data: bytes, name: str, options: Drawing) -> Entry:
     """What an archive has of one image."""
-    prediction = classify_or_reject(classify, data, options.operating_point)
+    prediction = classify_or_reject(classify, data, options)
     answer = prediction.to_dict()
     overlay = None
     if prediction.status != "rejected":

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.types import CallToolResult, ContentBlock, ImageContent, TextContent, Tool, ToolAnnotations
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from pneumocam import NotAnImage
 from pneumocam.service.api import ManyAnswer, Options, PointOption, PredictionAnswer, with_choices
@@ -40,10 +40,10 @@ class ManyImages(PointOption):
     images: list[str] = Field(min_length=1, max_length=LIMITS.images, description=f"The radiographs. {SENDING}")
 
 
-class Nothing(PointOption):
+class Nothing(BaseModel):
     """No arguments."""
 
-    operating_point: None = Field(None, exclude=True)
+    model_config = ConfigDict(extra="forbid")
 
 
 class Tools:
@@ -75,8 +75,6 @@ class Tools:
         arguments, answer = TOOLS[name]
         schema = arguments.model_json_schema()
         with_choices(schema["properties"], self._endpoints.classifier)
-        if arguments is Nothing:
-            schema["properties"] = {}
         return Tool(
             name=name,
             title=name.replace("_", " ").capitalize(),
@@ -127,7 +125,7 @@ class Tools:
             raise NotAnImage(f"A text came that is not base64. {SENDING}") from None
 
 
-TOOLS: dict[str, tuple[type[PointOption], Any]] = {
+TOOLS: dict[str, tuple[type[BaseModel], Any]] = {
     "classify_radiograph": (OneImage, PredictionAnswer),
     "classify_radiographs": (ManyImages, ManyAnswer),
     "describe_model": (Nothing, None),

@@ -75,6 +75,17 @@ def test_without_an_overlay_there_is_none(client: TestClient, bundled: Classifie
     assert answer == predict(bundled, IMAGE).to_dict()
 
 
+def test_probabilities_are_stated_for_the_prevalence_that_is_asked_for(bundled: Classifier) -> None:
+    prior = {"NORMAL": 0.25, "BACTERIAL": 0.5, "VIRAL": 0.25}
+    stated, silent = replace(bundled, prior=prior, prevalence=0.5), replace(bundled, prior=None, prevalence=None)
+    ask = "/api/predict?prevalence=0.1"
+    answer = http_client(Engine(stated)).post(ask, content=IMAGE.read_bytes()).json()
+    assert answer == predict(stated, IMAGE, prevalence=0.1).to_dict()
+    assert answer["p_pneumonia"] < predict(stated, IMAGE).to_dict()["p_pneumonia"]
+    refused = http_client(Engine(silent)).post(ask, content=IMAGE.read_bytes())
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "bad_request")
+
+
 @pytest.mark.parametrize(("kind", "tolerance"), [("png", 0), ("jpeg", 6), ("webp", 8)])
 def test_the_overlay_itself_comes_where_it_is_accepted(
     client: TestClient, bundled: Classifier, kind: str, tolerance: float
@@ -109,6 +120,8 @@ def test_an_image_that_cannot_be_used_is_an_error_with_its_code(client: TestClie
         ("target=LUNG", ["target", "LUNG", "NORMAL", "PNEUMONIA"]),
         ("operating_point=strict", ["operating_point", "strict", "balanced", "screening"]),
         ("overlay=gif", ["overlay", "jpeg"]),
+        ("prevalence=0", ["prevalence", "0"]),
+        ("prevalence=much", ["prevalence"]),
         ("zoom=2", ["zoom"]),
     ],
 )
