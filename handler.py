@@ -62,9 +62,8 @@ class EndpointHandler:
         except Exception as error:
             return _failed(error)
         radiographs = [_radiograph(image) for image in images]
-        predictions = predict_many(
-            options.of(self.classifier), (image for image in radiographs if isinstance(image, Radiograph))
-        )
+        readable = (image for image in radiographs if isinstance(image, Radiograph))
+        predictions = predict_many(options.of(self.classifier), readable, force=options.force)
         answers = [
             _answer(next(predictions), options) if isinstance(image, Radiograph) else image for image in radiographs
         ]

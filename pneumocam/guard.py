@@ -51,7 +51,7 @@ class Doubt(NamedTuple):
     """A doubt about a radiograph that makes its prediction uncertain.
 
     Attributes:
-        code: `lateral_view`, `cut_off`, `poor_quality` or `unlike_training`.
+        code: `lateral_view`, `cut_off`, `poor_quality`, `unlike_training`, or that of a refusal that was overruled.
         message: a sentence for people, with what to do.
     """
 

@@ -4,7 +4,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from torch import Tensor
 from pneumocam import DISCLAIMER
 from pneumocam.classifier import Classifier, OperatingPoint
 from pneumocam.gradcam import Saliency, grad_cam, input_box, targets
-from pneumocam.guard import Floats, Inspection
+from pneumocam.guard import Doubt, Floats, Inspection, NotAChestRadiograph
 from pneumocam.image import InternalError, Radiograph, RadiographError, Source, load_radiograph
 from pneumocam.overlay import COLOUR_MAP, draw_overlay
 
@@ -31,6 +31,7 @@ class Reason:
 
     code: str
     message: str
+    can_be_forced: bool = False  # whether `force=True` gets a prediction where this is why an image is rejected
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +151,7 @@ class Prediction:
             "p_pneumonia": self.p_pneumonia,
             "prevalence": self.prevalence,
             "reason": self.reason and {"code": self.reason.code, "message": self.reason.message},
-            "warnings": [vars(warning) for warning in self.warnings],
+            "warnings": [{"code": one.code, "message": one.message} for one in self.warnings],
             "image": radiograph
             and {
                 "format": radiograph.source_format,
@@ -173,7 +174,8 @@ def predict(
         classifier: from `Classifier.from_pretrained`.
         source: what `load_radiograph` takes, or a radiograph.
         prevalence: share of pneumonia for which the probabilities are stated, in (0, 1); by default the classifier's.
-        force: predict also where the guard refuses a border case; a clear case such as a photograph stays refused.
+        force: predict also where the guard refuses a border case, with the refusal as a warning; a clear case such as
+            a photograph stays refused.
 
     Raises:
         RadiographError: the source is no usable radiograph; NotAChestRadiograph if the guard refuses it.
@@ -196,9 +198,11 @@ def inspect(classifier: Classifier, radiograph: Radiograph, *, force: bool = Fal
         return Inspection(radiograph)
     with _one_thread:
         found = classifier.guard(radiograph)
-    if found.refusal and not (force and found.refusal.can_be_forced):
+    if found.refusal is None:
+        return found
+    if not (force and found.refusal.can_be_forced):
         raise found.refusal
-    return found
+    return replace(found, warnings=(Doubt(found.refusal.code, found.refusal.message), *found.warnings))
 
 
 def try_predict(
@@ -225,6 +229,7 @@ def predict_many(
     *,
     batch_size: int = 16,
     load: Callable[[Any], Radiograph] = load_radiograph,
+    force: bool = False,
 ) -> Iterator[Prediction]:
     """Classify a stream of images in order, a batch at a time; an unreadable image is `rejected`.
 
@@ -233,6 +238,7 @@ def predict_many(
         sources: what `load` takes, or radiographs.
         batch_size: images that are read and classified together, at least 1.
         load: reads a source, such as `load_radiograph` with other limits.
+        force: as in `predict`.
 
     Raises:
         ValueError: batch_size is less than 1.
@@ -242,7 +248,7 @@ def predict_many(
     pending = iter(sources)
     with ThreadPoolExecutor() as pool:
         while batch := list(islice(pending, batch_size)):
-            loaded = list(pool.map(partial(_load, classifier, load), batch))
+            loaded = list(pool.map(partial(_load, classifier, load, force), batch))
             predictions = iter(_predictions(classifier, [x for x in loaded if isinstance(x, Inspection)], pool.map))
             for item in loaded:
                 yield next(predictions) if isinstance(item, Inspection) else rejected(classifier, item)
@@ -270,7 +276,7 @@ _UNREADABLE = (RadiographError, InternalError, MemoryError, OSError)
 def reason_of(error: BaseException) -> Reason:
     """Why an image could not be read: the image's fault, the file's, or, as `internal_error`, the service's."""
     if isinstance(error, RadiographError | InternalError):
-        return Reason(error.code, error.message)
+        return Reason(error.code, error.message, isinstance(error, NotAChestRadiograph) and error.can_be_forced)
     if isinstance(error, OSError):
         return Reason("unreadable_file", f"The file cannot be read: {error.strerror or type(error).__name__}.")
     return Reason(InternalError.code, "There was not enough memory to read the image. Try again later.")
@@ -282,10 +288,10 @@ def rejected(classifier: Classifier, reason: Reason) -> Prediction:
 
 
 def _load(
-    classifier: Classifier, load: Callable[[Any], Radiograph], source: Source | Radiograph
+    classifier: Classifier, load: Callable[[Any], Radiograph], force: bool, source: Source | Radiograph
 ) -> Inspection | Reason:
     try:
-        return inspect(classifier, source if isinstance(source, Radiograph) else load(source))
+        return inspect(classifier, source if isinstance(source, Radiograph) else load(source), force=force)
     except _UNREADABLE as error:
         return reason_of(error)
 

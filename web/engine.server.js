@@ -9,12 +9,14 @@
  * @property {string} name
  * @property {File} [file]
  * @property {boolean} [example]
+ * @property {boolean} [force] whether its refusal was overruled
  *
  * @typedef {object} Drawing how downloads are drawn
  * @property {string} operating_point
  * @property {number} opacity
  * @property {string} colour_map
  * @property {number} [prevalence]
+ * @property {boolean} [force] whether refusals that may be overruled are
  *
  * @typedef {object} Engine
  * @property {() => Promise<Info>} info
@@ -137,7 +139,7 @@ export class ServerEngine {
   }
 }
 
-/** @param {Record<string, string | number | undefined>} options */
+/** @param {Record<string, string | number | boolean | undefined>} options */
 function query(options) {
   const given = Object.entries(options).flatMap(([key, x]) => (x === undefined ? [] : [[key, String(x)]]));
   return new URLSearchParams(given).toString();

@@ -263,11 +263,12 @@ class App {
   /** Classify the image that was refused, in its place. */
   async #force() {
     const { session, index } = this;
-    const file = session?.sources[index].file;
-    if (!session || !file) return;
+    const source = session?.sources[index];
+    if (!session || !source?.file) return;
     this.#busy(true);
     try {
-      session.rows[index] = await this.engine.predict(file, { force: true });
+      session.rows[index] = await this.engine.predict(source.file, { force: true });
+      source.force = true;
       if (this.session === session) this.#open(index);
     } catch (error) {
       this.#tell(error, () => this.#force());
@@ -332,7 +333,7 @@ class App {
    */
   async #report(format, prediction, target) {
     const source = this.session?.sources[this.index];
-    const options = { ...this.#drawing(prediction.operating_point.name), format, target };
+    const options = { ...this.#drawing(prediction.operating_point.name), format, target, force: source?.force };
     if (source) await this.#download(async () => this.engine.report?.(source, options) ?? Promise.reject());
   }
 
@@ -353,7 +354,8 @@ class App {
     const bounded = sources.map(({ name, file, example }) =>
       file && file.size > limit ? { name, file: new File([file.slice(0, limit + 1)], name) } : { name, file, example },
     );
-    const point = settings.point ?? this.#rows[0].point;
-    await this.#download(async () => this.engine.archive?.(bounded, this.#drawing(point)) ?? Promise.reject());
+    const options = this.#drawing(settings.point ?? this.#rows[0].point);
+    const force = sources.some((source) => source.force) || undefined;
+    await this.#download(async () => this.engine.archive?.(bounded, { ...options, force }) ?? Promise.reject());
   }
 }

@@ -10,6 +10,7 @@
  * @property {Record<string, number>} probabilities
  * @property {number | null} p_pneumonia
  * @property {{code: string, message: string} | null} reason
+ * @property {{code: string, message: string}[]} [warnings] doubts about the image
  * @property {{name: string, threshold: number}} operating_point
  * @property {number} [prevalence] for which the probabilities hold
  * @property {{id: string, revision: string}} model
@@ -112,8 +113,8 @@ export function at(row, info, { point, prevalence }) {
   const p = pneumonia(probabilities);
   const { threshold, band } = info.points[name];
   // A doubt about the image itself stays, whatever the probability.
-  const doubt = prediction.reason?.code === "near_threshold" ? null : prediction.reason;
-  const reason = doubt ?? (band[0] < p && p < band[1] ? nearThreshold(p, info.points[name]) : null);
+  const doubt = prediction.warnings?.[0] ?? null;
+  const reason = band[0] < p && p < band[1] ? nearThreshold(p, info.points[name]) : doubt;
   return {
     ...prediction,
     status: reason ? "uncertain" : "ok",

@@ -23,11 +23,11 @@ WRITING: dict[Kind, dict[str, Any]] = {
     "webp": {"quality": 90, "method": 0},
 }
 Probability = Annotated[float, Field(ge=0, le=1)]
-Classify = Callable[..., Prediction]  # (source, operating_point=, prevalence=) -> Prediction: a `Batcher`
+Classify = Callable[..., Prediction]  # (source, operating_point=, prevalence=, force=) -> Prediction: a `Batcher`
 
 
-class PointOption(BaseModel):
-    """The option of every endpoint that classifies."""
+class SharedOptions(BaseModel):
+    """The options of every endpoint that classifies."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -42,12 +42,22 @@ class PointOption(BaseModel):
         description="Share of pneumonia among the images, for which probabilities are stated; by default the model's.",
     )
 
+    force: bool = Field(
+        default=False,
+        description="Classify a border case that the guard refuses, and warn of it; a photograph stays refused.",
+    )
+
     def of(self, classifier: Classifier) -> Classifier:
         """The model at these options."""
         return classifier.at(self.operating_point, prevalence=self.prevalence)
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of a `Batcher`."""
+        return {"operating_point": self.operating_point, "prevalence": self.prevalence, "force": self.force}
 
-class Options(PointOption):
+
+class Options(SharedOptions):
     """Options of an endpoint that classifies one image."""
 
     target: str | None = Field(
@@ -134,7 +144,7 @@ class Answer(NamedTuple):
     overlay: bytes | None
 
 
-def parse(model: type[PointOption], values: Mapping[str, Any], classifier: Classifier) -> Any:
+def parse(model: type[SharedOptions], values: Mapping[str, Any], classifier: Classifier) -> Any:
     """Options out of untyped values, checked against the model's operating points and classes.
 
     Raises:
@@ -182,12 +192,12 @@ def classify_one(classify: Classify, data: bytes, options: Options) -> Answer:
     Raises:
         RadiographError: the image is no usable radiograph.
     """
-    prediction = classify(data, operating_point=options.operating_point, prevalence=options.prevalence)
+    prediction = classify(data, **options.arguments)
     kind = options.kind
     return Answer(prediction.to_dict(), encode(prediction.overlay(options.target), kind) if kind else None)
 
 
-def classify_or_reject(classify: Any, data: bytes, options: PointOption) -> Prediction:
+def classify_or_reject(classify: Any, data: bytes, options: SharedOptions) -> Prediction:
     """Classify one image of several; an image that cannot be used is `rejected` with its reason.
 
     Args:
@@ -195,11 +205,10 @@ def classify_or_reject(classify: Any, data: bytes, options: PointOption) -> Pred
         data: the image file.
         options: checked ones.
     """
-    at_options = partial(classify, operating_point=options.operating_point, prevalence=options.prevalence)
-    return try_predict(options.of(classify.classifier), data, at_options)
+    return try_predict(options.of(classify.classifier), data, partial(classify, **options.arguments))
 
 
-def classify_each(classify: Any, data: bytes, options: PointOption) -> dict[str, Any]:
+def classify_each(classify: Any, data: bytes, options: SharedOptions) -> dict[str, Any]:
     """`classify_or_reject` as JSON values."""
     return classify_or_reject(classify, data, options).to_dict()
 

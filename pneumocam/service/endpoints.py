@@ -6,7 +6,7 @@ from typing import Any
 
 from pneumocam import RadiographError, Reason
 from pneumocam.predict import describe, rejected
-from pneumocam.service.api import Answer, Options, PointOption, check, classify_each, classify_one
+from pneumocam.service.api import Answer, Options, SharedOptions, check, classify_each, classify_one
 from pneumocam.service.engine import Engine
 from pneumocam.service.errors import RequestError
 from pneumocam.service.uploads import Uploads
@@ -39,7 +39,7 @@ class Endpoints:
         async with self.engine.admitted():
             return await self.engine.run(classify_one, image, options)
 
-    async def classify_radiographs(self, images: Sequence[Data], options: PointOption) -> list[dict[str, Any]]:
+    async def classify_radiographs(self, images: Sequence[Data], options: SharedOptions) -> list[dict[str, Any]]:
         """Classify several chest radiographs: a prediction for each, in their order, without overlays.
 
         An image that cannot be used is rejected with its reason and affects no other.
@@ -53,7 +53,7 @@ class Endpoints:
         async with self.engine.admitted():
             return await asyncio.gather(*(self._one_of_many(image, options) for image in images))
 
-    async def _one_of_many(self, image: Data, options: PointOption) -> dict[str, Any]:
+    async def _one_of_many(self, image: Data, options: SharedOptions) -> dict[str, Any]:
         try:
             data = image if isinstance(image, bytes) else image()
         except (RadiographError, RequestError) as error:

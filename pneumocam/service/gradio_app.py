@@ -9,7 +9,7 @@ import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
 
 from pneumocam import targets
-from pneumocam.service.api import Options, PointOption, parse
+from pneumocam.service.api import Options, SharedOptions, parse
 from pneumocam.service.endpoints import Endpoints
 from pneumocam.service.errors import RequestError, explain
 
@@ -24,7 +24,9 @@ def blocks(endpoints: Endpoints) -> gr.Blocks:
     deletion = min(60, limits.kept_seconds), limits.kept_seconds  # looked for how often, at what age
     folder = str(endpoints.uploads.folder) if endpoints.uploads else ""
 
-    async def predict(image: Any, target: Any, operating_point: Any, overlay: Any, prevalence: Any = None) -> Any:
+    async def predict(
+        image: Any, target: Any, operating_point: Any, overlay: Any, prevalence: Any = None, force: Any = False
+    ) -> Any:
         """Classify a chest radiograph as normal, bacterial or viral pneumonia, and show what the network looked at.
 
         For research and teaching only: not a diagnosis. Made for frontal radiographs of children of one to five years.
@@ -35,14 +37,15 @@ def blocks(endpoints: Endpoints) -> gr.Blocks:
             operating_point: The threshold between NORMAL and pneumonia, by name; /info tells what each one costs.
             overlay: Whether to draw the image with its Grad-CAM map; without it the answer comes sooner.
             prevalence: The share of pneumonia among the images, between 0 and 1; by default the model's.
+            force: Whether to classify a border case that the guard refuses; a photograph stays refused.
         """
-        values = {"target": None if target == PREDICTED else target, "operating_point": operating_point}
-        options = parse(Options, values | {"overlay": overlay, "prevalence": prevalence}, classifier)
+        values = {"operating_point": operating_point, "prevalence": prevalence, "force": force, "overlay": overlay}
+        options = parse(Options, values | {"target": None if target == PREDICTED else target}, classifier)
         answer, drawn = await endpoints.classify_radiograph(_read(image), options)
         path = save_bytes_to_cache(drawn, f"overlay.{options.kind}", cache_dir=folder) if drawn else None
         return path, answer["probabilities"], answer
 
-    async def predict_many(images: Any, operating_point: Any, prevalence: Any = None) -> Any:
+    async def predict_many(images: Any, operating_point: Any, prevalence: Any = None, force: Any = False) -> Any:
         """Classify up to 32 chest radiographs: a prediction for each, in their order, without overlays.
 
         An image that cannot be used is rejected with its reason and affects no other.
@@ -52,10 +55,12 @@ def blocks(endpoints: Endpoints) -> gr.Blocks:
             images: The radiographs: JPEG, PNG, TIFF, BMP, WebP or DICOM, 8 or 16 bit, at most 20 MB each.
             operating_point: The threshold between NORMAL and pneumonia, by name; /info tells what each one costs.
             prevalence: The share of pneumonia among the images, between 0 and 1; by default the model's.
+            force: Whether to classify a border case that the guard refuses; a photograph stays refused.
         """
         if not isinstance(images, list):
             raise RequestError("bad_request", f"images is not a list; expected 1 to {limits.images} files. {UPLOAD}")
-        options = parse(PointOption, {"operating_point": operating_point, "prevalence": prevalence}, classifier)
+        values = {"operating_point": operating_point, "prevalence": prevalence, "force": force}
+        options = parse(SharedOptions, values, classifier)
         return await endpoints.classify_radiographs([partial(_read, file) for file in images], options)
 
     async def info() -> Any:
@@ -79,11 +84,11 @@ def blocks(endpoints: Endpoints) -> gr.Blocks:
             list(classifier.operating_points), value=classifier.operating_point.name, label="operating_point"
         )
         overlay = gr.Checkbox(value=True, label="overlay")
-        share = gr.Number(value=classifier.prevalence, label="prevalence")
+        share, force = gr.Number(value=classifier.prevalence, label="prevalence"), gr.Checkbox(label="force")
         picture, shares = gr.Image(label="overlay", format="png"), gr.Label(label="probabilities")
         events: list[tuple[Endpoint, list[Any], list[Any]]] = [
-            (predict, [image, target, point, overlay, share], [picture, shares, gr.JSON(label="prediction")]),
-            (predict_many, [images, point, share], [gr.JSON(label="predictions")]),
+            (predict, [image, target, point, overlay, share, force], [picture, shares, gr.JSON(label="prediction")]),
+            (predict_many, [images, point, share, force], [gr.JSON(label="predictions")]),
             (info, [], [gr.JSON(label="model")]),
             (health, [], [gr.JSON(label="health")]),
         ]

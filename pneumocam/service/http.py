@@ -17,7 +17,7 @@ from starlette.routing import Mount
 
 from pneumocam import DISCLAIMER, RadiographError
 from pneumocam.service import web
-from pneumocam.service.api import WRITING, ManyAnswer, Options, PointOption, PredictAnswer, with_choices
+from pneumocam.service.api import WRITING, ManyAnswer, Options, PredictAnswer, SharedOptions, with_choices
 from pneumocam.service.endpoints import Endpoints
 from pneumocam.service.errors import RequestError, of_status, sentence
 from pneumocam.service.guard import refusal
@@ -94,7 +94,7 @@ def _add_api(app: FastAPI, endpoints: Endpoints) -> None:
         responses={200: {"model": ManyAnswer}},
         openapi_extra=_request("images", {"type": "array", "items": BINARY}),
     )
-    async def predict_many(request: Request, options: Annotated[PointOption, Query()]) -> Response:
+    async def predict_many(request: Request, options: Annotated[SharedOptions, Query()]) -> Response:
         images = [data for _, data in await images_of(request, "images", endpoints.limits.images)]
         return JSONResponse({"predictions": await endpoints.classify_radiographs(images, options)})
 

@@ -20,7 +20,7 @@ from pydantic import ConfigDict, Field
 from pneumocam import Classifier, OperatingPoint, Prediction, Radiograph, predict_many, targets
 from pneumocam.report import report
 from pneumocam.score import COLUMNS, distinct_names, table_row
-from pneumocam.service.api import PointOption, classify_or_reject, encode
+from pneumocam.service.api import SharedOptions, classify_or_reject, encode
 from pneumocam.service.errors import RequestError
 
 PICTURE_SIDE, THUMBNAIL_SIDE, OVERLAY_SIDE = 1024, 160, 3000  # pixels at most: on the page, in tables, in archives
@@ -34,7 +34,7 @@ EXAMPLES, WEB = (
 Json = dict[str, Any]
 
 
-class Drawing(PointOption):
+class Drawing(SharedOptions):
     """How the page's downloads are drawn."""
 
     model_config = ConfigDict(extra="ignore")
@@ -61,16 +61,17 @@ class Entry(NamedTuple):
 # One image
 
 
-def row(classify: Any, data: bytes, name: str) -> Json:
+def row(classify: Any, data: bytes, name: str, options: SharedOptions) -> Json:
     """All that the page shows of one image, at every operating point and for every class.
 
     Returns:
         name, point (the default operating point), points (`Prediction.to_dict()` at each) and table (the cells of
         `pneumocam score` at each). If the image is a radiograph, also image (format, width, height, steps), picture
         and thumbnail (data URIs of JPEGs), maps (for each class the Grad-CAM, rows of numbers with peak 1, or null if
-        it is empty), box and size (where a map lies: left, top, right, bottom in pixels of an image of that size).
+        it is empty), box and size (where a map lies: left, top, right, bottom in pixels of an image of that size). If
+        it is rejected and `force` would get a prediction, force (true).
     """
-    return row_of(classify_or_reject(classify, data, PointOption()), name)
+    return row_of(classify_or_reject(classify, data, options), name)
 
 
 def row_of(prediction: Prediction, name: str) -> Json:
@@ -83,6 +84,8 @@ def row_of(prediction: Prediction, name: str) -> Json:
         "points": points,
         "table": {point: table_row(_inert(name), answer) for point, answer in points.items()},
     }
+    if prediction.reason and prediction.reason.can_be_forced:
+        result["force"] = True
     if radiograph := prediction.radiograph:
         result["image"] = prediction.to_dict()["image"]
         result["picture"] = _data_uri(picture(radiograph))
@@ -202,7 +205,7 @@ def example(file: str) -> bytes:
 
 def report_file(classify: Any, data: bytes, options: ReportOptions) -> bytes:
     """The report of one image as PDF or PNG; raises RadiographError if it is no radiograph."""
-    prediction = classify(data, operating_point=options.operating_point, prevalence=options.prevalence)
+    prediction = classify(data, **options.arguments)
     return report(
         prediction,
         target=options.target,

@@ -12,7 +12,7 @@ from mcp.types import CallToolResult, ContentBlock, ImageContent, TextContent, T
 from pydantic import BaseModel, ConfigDict, Field
 
 from pneumocam import NotAnImage
-from pneumocam.service.api import ManyAnswer, Options, PointOption, PredictionAnswer, with_choices
+from pneumocam.service.api import ManyAnswer, Options, PredictionAnswer, SharedOptions, with_choices
 from pneumocam.service.endpoints import Endpoints
 from pneumocam.service.errors import RequestError, explain
 from pneumocam.service.limits import LIMITS
@@ -34,7 +34,7 @@ class OneImage(Options):
     overlay: bool = Field(True, description="Whether to draw the image with its Grad-CAM map.")
 
 
-class ManyImages(PointOption):
+class ManyImages(SharedOptions):
     """Arguments of `classify_radiographs`."""
 
     images: list[str] = Field(min_length=1, max_length=LIMITS.images, description=f"The radiographs. {SENDING}")

@@ -13,7 +13,7 @@ from fastapi import APIRouter, FastAPI, Query, Request, Response
 from starlette.responses import JSONResponse
 
 from pneumocam.service import page
-from pneumocam.service.api import check
+from pneumocam.service.api import SharedOptions, check
 from pneumocam.service.endpoints import Endpoints
 from pneumocam.service.errors import RequestError
 
@@ -87,17 +87,17 @@ def add_page(app: FastAPI, endpoints: Endpoints, images_of: Images) -> None:
         return information.response(request)
 
     @router.post("/page/predict")
-    async def predict(request: Request) -> dict[str, Any]:
+    async def predict(request: Request, force: bool = False) -> dict[str, Any]:
         data, name = await _image(request)
         async with endpoints.engine.admitted():
-            return await endpoints.engine.run(page.row, data, name)
+            return await endpoints.engine.run(page.row, data, name, SharedOptions(force=force))
 
     @router.get("/page/example/{file}")
     async def example_row(request: Request, file: str) -> Response:
         if file not in rows:
             truth = page.truth(file)
             async with endpoints.engine.admitted():
-                row = await endpoints.engine.run(page.row, page.example(file), file)
+                row = await endpoints.engine.run(page.row, page.example(file), file, SharedOptions())
             rows[file] = Static(JSONResponse(row | {"truth": truth}).body, "application/json")
         return rows[file].response(request)
 

@@ -3,12 +3,12 @@
 import base64
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Page, Route, expect
 
 from pneumocam import Classifier, predict
+from pneumocam.report import report
 from tests.browser.visit import (
     BACTERIAL,
     EN,
@@ -24,6 +24,8 @@ from tests.browser.visit import (
     shown_json,
 )
 from tests.conftest import EXAMPLES
+from tests.service.test_force import PHOTOGRAPH, border_case
+from tests.unit.test_report import text_of
 
 PASTE = """([name, data]) => {
   const transfer = new DataTransfer();
@@ -203,18 +205,24 @@ def test_a_report_that_fails_is_offered_again(visit: Visit) -> None:
     visit.forgive()
 
 
-def test_a_refusal_that_may_be_overruled_offers_the_prediction(visit: Visit, bundled: Classifier) -> None:
-    page = visit.page
-    refusal: dict[str, Any] = {"status": "rejected", "label": None, "probabilities": {}, "p_pneumonia": None}
-    reason = {"code": "not_a_radiograph", "message": "It has colours."}
-    point = {"name": "balanced", "threshold": 0.5}
-    answer = {**refusal, "reason": reason, "operating_point": point, "model": {"id": "", "revision": ""}}
-    row = {"name": NORMAL.name, "point": "balanced", "points": {"balanced": answer}, "force": True}
-    page.route("**/page/predict", lambda route: route.fulfill(json=row))
-    give(page, NORMAL)
-    card = classified(page, NORMAL.name)
-    expect(card.locator(".problem")).to_contain_text(EN["reason_not_a_radiograph"])
+def test_a_border_case_is_refused_and_shown_on_demand(visit: Visit, bundled: Classifier, tmp_path: Path) -> None:
+    page, path = visit.page, tmp_path / "half.png"
+    path.write_bytes(border_case(bundled))
+    give(page, path)
+    card = classified(page, path.name)
+    expect(card.locator(".problem")).to_contain_text(EN["reason_not_a_chest_radiograph"])
     with page.expect_request("**/page/predict?force=true"):
         card.get_by_role("button", name=EN["show_anyway"]).click()
     expect(page.locator(".stage")).to_be_visible()
-    assert shown_json(page) == as_json(predict(bundled, NORMAL))
+    prediction = predict(bundled, path, force=True)
+    assert shown_json(page) == as_json(prediction)
+    with page.expect_download() as download:
+        page.get_by_role("button", name=EN["report_pdf"], exact=True).click()
+    assert text_of(download.value.path().read_bytes()) == text_of(report(prediction))
+
+
+def test_a_photograph_cannot_be_shown_anyway(visit: Visit) -> None:
+    give(visit.page, PHOTOGRAPH)
+    card = classified(visit.page, PHOTOGRAPH.name)
+    expect(card.locator(".problem")).to_contain_text(EN["reason_not_a_chest_radiograph"])
+    expect(card.get_by_role("button", name=EN["show_anyway"])).to_have_count(0)

@@ -298,7 +298,8 @@ def test_a_doubt_about_the_image_is_told_beside_its_prediction(visit: Visit) -> 
     def doubt(route: Route) -> None:
         row = route.fetch().json()
         for prediction in row["points"].values():
-            prediction.update(status="uncertain", reason={"code": "lateral_view", "message": "From the side."})
+            reason = {"code": "lateral_view", "message": "From the side."}
+            prediction.update(status="uncertain", reason=reason, warnings=[reason])
         route.fulfill(json=row | {"lungs": [[[100, 100], [400, 100], [400, 500]]], "map_quality": "good"})
 
     page.route("**/page/predict", doubt)

@@ -107,7 +107,7 @@ def test_view_api_names_each_argument_with_its_values(client: Client, bundled: C
     named = client.view_api(return_format="dict")["named_endpoints"]
     assert list(named) == ["/predict", "/predict_many", "/info", "/health"]
     parameters = {one["parameter_name"]: one for one in named["/predict"]["parameters"]}
-    assert list(parameters) == ["image", "target", "operating_point", "overlay", "prevalence"]
+    assert list(parameters) == ["image", "target", "operating_point", "overlay", "prevalence", "force"]
     assert "VIRAL" in parameters["target"]["python_type"]["type"]
     assert all(point in parameters["operating_point"]["python_type"]["type"] for point in bundled.operating_points)
     for name in parameters:

@@ -13,7 +13,16 @@ import sklearn.datasets
 from PIL import Image, ImageFilter
 from pydantic import ValidationError
 
-from pneumocam import Batcher, BundleError, Classifier, NotAChestRadiograph, Radiograph, load_radiograph, predict
+from pneumocam import (
+    Batcher,
+    BundleError,
+    Classifier,
+    NotAChestRadiograph,
+    Radiograph,
+    load_radiograph,
+    predict,
+    predict_many,
+)
 from pneumocam.bundle import GuardThresholds, read_guard
 from pneumocam.guard import Guard, outline
 from tests.conftest import EXAMPLES, ROOT
@@ -81,6 +90,12 @@ def test_a_border_case_can_be_forced(bundled: Classifier) -> None:
     assert caught.value.can_be_forced
     forced = predict(strict, EXAMPLES[0], force=True)
     assert forced.probabilities == predict(bundled, EXAMPLES[0]).probabilities
+    assert (forced.status, [one.code for one in forced.warnings]) == ("uncertain", ["not_a_chest_radiograph"])
+    (rejected,) = predict_many(strict, EXAMPLES[:1])
+    assert rejected.reason
+    assert rejected.reason.can_be_forced
+    (streamed,) = predict_many(strict, EXAMPLES[:1], force=True)
+    assert streamed.to_dict() == forced.to_dict()
 
 
 @pytest.mark.parametrize(
@@ -100,7 +115,7 @@ def test_a_warning_makes_the_prediction_uncertain_and_changes_no_probability(
     assert (certain.status, warned.status) == ("ok", "uncertain")
     assert [warning.code for warning in warned.warnings] == [code]
     assert warned.reason == warned.warnings[0]
-    assert warned.to_dict()["warnings"] == [vars(warned.warnings[0])]
+    assert warned.to_dict()["warnings"] == [{"code": code, "message": warned.reason.message}]
     assert warned.probabilities == certain.probabilities
     other = next(name for name in bundled.operating_points if name != bundled.operating_point.name)
     assert warned.at(other).warnings == warned.warnings

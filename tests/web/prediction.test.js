@@ -68,9 +68,11 @@ test("threshold and uncertainty are those of the shifted probability", () => {
 
 test("a doubt about the image itself stays", () => {
   const reason = { code: "lateral_view", message: "From the side." };
-  const row = { ...ROW, points: { balanced: { ...ROW.points.balanced, reason } } };
+  const row = { ...ROW, points: { balanced: { ...ROW.points.balanced, reason, warnings: [reason] } } };
   const rare = at(row, INFO, { point: null, prevalence: 0.01 });
   assert.deepEqual([rare.status, rare.label, rare.reason], ["uncertain", "NORMAL", reason]);
+  const near = { ...ROW.points.balanced, reason: { code: "near_threshold", message: "" }, warnings: [reason] };
+  assert.equal(at({ ...ROW, points: { balanced: near } }, INFO, { point: null, prevalence: 0.01 }).reason, reason);
 });
 
 test("a refused image has no other prevalence", () => {

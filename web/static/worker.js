@@ -72,8 +72,10 @@ async function checked({ guard }, radiograph, look, force) {
   const { thresholds, centre, whitening } = guard;
   const limits = { thresholds, centre: floats(centre), whitening: floats(whitening) };
   const found = await inspect(radiograph, limits, look);
-  if (found.refusal && !(force && found.refusal.border)) throw found.refusal;
-  return found;
+  if (!found.refusal) return found;
+  if (!(force && found.refusal.border)) throw found.refusal;
+  const { code, message } = found.refusal;
+  return { ...found, warnings: [{ code, message }] };
 }
 
 self.addEventListener("message", async ({ data: { id, name, bytes, force } }) => {
