@@ -171,14 +171,12 @@ def choices(classifier: Classifier) -> dict[str, tuple[str, ...]]:
     return {"operating_point": tuple(classifier.operating_points), "target": targets(classifier)}
 
 
-def with_choices(schema: Any, classifier: Classifier) -> Any:
-    """A JSON schema of options in which those that depend on the model list their values."""
+def list_choices(schemas: Mapping[str, dict[str, Any]], classifier: Classifier) -> None:
+    """List in the JSON schemas of options, by name, the values that depend on the model."""
     for name, known in choices(classifier).items():
-        if name in schema:
-            schema[name] = {"type": ["string", "null"], "enum": [*known, None]} | {
-                key: value for key, value in schema[name].items() if key in ("description", "default", "title")
-            }
-    return schema
+        if name in schemas:
+            schemas[name].pop("anyOf", None)
+            schemas[name].update(type=["string", "null"], enum=[*known, None])
 
 
 def classify_one(classify: Classify, data: bytes, options: Options) -> Answer:

@@ -7,11 +7,13 @@ from typing import Any
 
 import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
+from pydantic import BaseModel
 
 from pneumocam import targets
 from pneumocam.service.api import Options, SharedOptions, parse
 from pneumocam.service.endpoints import Endpoints
 from pneumocam.service.errors import RequestError, explain
+from pneumocam.service.limits import MB
 
 PREDICTED = "the predicted class"
 UPLOAD = 'Upload it to /gradio_api/upload and send {"path": ..., "meta": {"_type": "gradio.FileData"}}.'
@@ -27,18 +29,6 @@ def blocks(endpoints: Endpoints) -> gr.Blocks:
     async def predict(
         image: Any, target: Any, operating_point: Any, overlay: Any, prevalence: Any = None, force: Any = False
     ) -> Any:
-        """Classify a chest radiograph as normal, bacterial or viral pneumonia, and show what the network looked at.
-
-        For research and teaching only: not a diagnosis. Made for frontal radiographs of children of one to five years.
-
-        Args:
-            image: The radiograph: JPEG, PNG, TIFF, BMP, WebP or DICOM, 8 or 16 bit, at most 20 MB.
-            target: The class that the overlay explains; PNEUMONIA is all its kinds together.
-            operating_point: The threshold between NORMAL and pneumonia, by name; /info tells what each one costs.
-            overlay: Whether to draw the image with its Grad-CAM map; without it the answer comes sooner.
-            prevalence: The share of pneumonia among the images, between 0 and 1; by default the model's.
-            force: Whether to classify a border case that the guard refuses; a photograph stays refused.
-        """
         values = {"operating_point": operating_point, "prevalence": prevalence, "force": force, "overlay": overlay}
         options = parse(Options, values | {"target": None if target == PREDICTED else target}, classifier)
         answer, drawn = await endpoints.classify_radiograph(_read(image), options)
@@ -46,30 +36,11 @@ def blocks(endpoints: Endpoints) -> gr.Blocks:
         return path, answer["probabilities"], answer
 
     async def predict_many(images: Any, operating_point: Any, prevalence: Any = None, force: Any = False) -> Any:
-        """Classify up to 32 chest radiographs: a prediction for each, in their order, without overlays.
-
-        An image that cannot be used is rejected with its reason and affects no other.
-        For research and teaching only: not a diagnosis. Made for frontal radiographs of children of one to five years.
-
-        Args:
-            images: The radiographs: JPEG, PNG, TIFF, BMP, WebP or DICOM, 8 or 16 bit, at most 20 MB each.
-            operating_point: The threshold between NORMAL and pneumonia, by name; /info tells what each one costs.
-            prevalence: The share of pneumonia among the images, between 0 and 1; by default the model's.
-            force: Whether to classify a border case that the guard refuses; a photograph stays refused.
-        """
         if not isinstance(images, list):
             raise RequestError("bad_request", f"images is not a list; expected 1 to {limits.images} files. {UPLOAD}")
         values = {"operating_point": operating_point, "prevalence": prevalence, "force": force}
         options = parse(SharedOptions, values, classifier)
         return await endpoints.classify_radiographs([partial(_read, file) for file in images], options)
-
-    async def info() -> Any:
-        """Tell which model answers: id, revision, labels, preprocessing, operating points and measured figures."""
-        return await endpoints.describe_model()
-
-    async def health() -> Any:
-        """Tell whether the service answers, and with which model."""
-        return await endpoints.check_health()
 
     def _read(file: Any) -> bytes:
         path = file.get("path") if isinstance(file, dict) else None
@@ -86,19 +57,25 @@ def blocks(endpoints: Endpoints) -> gr.Blocks:
         overlay = gr.Checkbox(value=True, label="overlay")
         share, force = gr.Number(value=classifier.prevalence, label="prevalence"), gr.Checkbox(label="force")
         picture, shares = gr.Image(label="overlay", format="png"), gr.Label(label="probabilities")
-        events: list[tuple[Endpoint, list[Any], list[Any]]] = [
-            (predict, [image, target, point, overlay, share, force], [picture, shares, gr.JSON(label="prediction")]),
-            (predict_many, [images, point, share, force], [gr.JSON(label="predictions")]),
-            (info, [], [gr.JSON(label="model")]),
-            (health, [], [gr.JSON(label="health")]),
+        kinds = f"JPEG, PNG, TIFF, BMP, WebP or DICOM, 8 or 16 bit, at most {limits.image_bytes / MB:g} MB"
+        one = _description(endpoints.classify_radiograph, f"image: {kinds}.", Options)
+        many = _description(
+            endpoints.classify_radiographs, f"images: at most {limits.images}; {kinds} each.", SharedOptions
+        )
+        shown = [picture, shares, gr.JSON(label="prediction")]
+        events: list[tuple[str, Endpoint, str, list[Any], list[Any]]] = [
+            ("predict", predict, one, [image, target, point, overlay, share, force], shown),
+            ("predict_many", predict_many, many, [images, point, share, force], [gr.JSON(label="predictions")]),
+            ("info", endpoints.describe_model, _description(endpoints.describe_model), [], [gr.JSON(label="model")]),
+            ("health", endpoints.check_health, _description(endpoints.check_health), [], [gr.JSON(label="health")]),
         ]
-        for function, inputs, outputs in events:
+        for name, function, description, inputs, outputs in events:
             gr.Button().click(
                 _explained(function),
                 inputs,
                 outputs,
-                api_name=function.__name__,
-                api_description=_description(function),
+                api_name=name,
+                api_description=description,
                 preprocess=False,  # Gradio's own conversion of files and choices has errors without a code
                 concurrency_limit=limits.at_work,
             )
@@ -106,9 +83,10 @@ def blocks(endpoints: Endpoints) -> gr.Blocks:
     return queued
 
 
-def _description(function: Endpoint) -> str:
-    """The docstring with its arguments, as one text: clients see nothing else of it."""
-    return " ".join((function.__doc__ or "").split())
+def _description(endpoint: Endpoint, images: str = "", options: type[BaseModel] = BaseModel) -> str:
+    """The docstring and what the arguments are, as one text: clients see nothing else of an endpoint."""
+    arguments = [f"{name}: {field.description}" for name, field in options.model_fields.items()]
+    return " ".join(" ".join([endpoint.__doc__ or "", images, *arguments]).split())
 
 
 def _explained(function: Endpoint) -> Endpoint:

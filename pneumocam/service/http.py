@@ -17,7 +17,7 @@ from starlette.routing import Mount
 
 from pneumocam import DISCLAIMER, RadiographError
 from pneumocam.service import web
-from pneumocam.service.api import WRITING, ManyAnswer, Options, PredictAnswer, SharedOptions, with_choices
+from pneumocam.service.api import WRITING, ManyAnswer, Options, PredictAnswer, SharedOptions, list_choices
 from pneumocam.service.endpoints import Endpoints
 from pneumocam.service.errors import RequestError, of_status, sentence
 from pneumocam.service.guard import refusal
@@ -50,10 +50,8 @@ def application(endpoints: Endpoints) -> FastAPI:
     schema = app.openapi()
     for path in schema["paths"].values():
         for operation in path.values():
-            for parameter in operation.get("parameters", ()):
-                parameter["schema"] = with_choices({parameter["name"]: parameter["schema"]}, endpoints.classifier)[
-                    parameter["name"]
-                ]
+            schemas = {one["name"]: one["schema"] for one in operation.get("parameters", ())}
+            list_choices(schemas, endpoints.classifier)
     return app
 
 

@@ -55,18 +55,27 @@ class Limits:
         """The limits with the values of environment variables, such as PNEUMOCAM_UPLOAD_BYTES=500000000.
 
         Raises:
-            SystemExit: a value is not a number above 0.
+            SystemExit: as in `setting`.
         """
-        values: dict[str, Any] = {}
-        for limit in fields(cls):
-            if text := os.environ.get(f"PNEUMOCAM_{limit.name.upper()}"):
-                try:
-                    values[limit.name] = type(getattr(cls, limit.name))(text)
-                    if limit.name != "rate" and not values[limit.name] > 0:
-                        raise ValueError
-                except ValueError:
-                    sys.exit(f"PNEUMOCAM_{limit.name.upper()} is {text!r}; expected a value like {limit.default}.")
-        return cls(**values)
+        return cls(**{limit.name: setting(f"PNEUMOCAM_{limit.name.upper()}", limit.default) for limit in fields(cls)})
+
+
+def setting(name: str, default: Any) -> Any:
+    """The value of an environment variable, of the default's type; the default if it is not set.
+
+    Raises:
+        SystemExit: the value is not a number above 0, where the default is one.
+    """
+    text = os.environ.get(name)
+    if not text:
+        return default
+    try:
+        value = type(default)(text)
+        if not isinstance(value, str) and not 0 < value < float("inf"):
+            raise ValueError
+    except ValueError:
+        sys.exit(f"{name} is {text!r}; expected a value above 0, such as {default}.")
+    return value
 
 
 LIMITS = Limits()

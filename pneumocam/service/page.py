@@ -205,14 +205,8 @@ def example(file: str) -> bytes:
 
 def report_file(classify: Any, data: bytes, options: ReportOptions) -> bytes:
     """The report of one image as PDF or PNG; raises RadiographError if it is no radiograph."""
-    prediction = classify(data, **options.arguments)
-    return report(
-        prediction,
-        target=options.target,
-        opacity=options.opacity,
-        colour_map=options.colour_map,
-        format=options.format,  # type: ignore[arg-type]
-    )
+    drawing = options.model_dump(include={"target", "opacity", "colour_map", "format"})
+    return report(classify(data, **options.arguments), **drawing)
 
 
 def entry(classify: Any, data: bytes, name: str, options: Drawing) -> Entry:

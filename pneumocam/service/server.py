@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from pneumocam.service import uploads
-from pneumocam.service.limits import Limits
+from pneumocam.service.limits import Limits, setting
 from pneumocam.service.log import logger, private_log
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - only where it is asked for, and on a Space, whose proxy needs it
@@ -42,9 +42,9 @@ def serve(
     """
     limits = limits or Limits.from_environment()
     host = host or os.environ.get("GRADIO_SERVER_NAME") or (EVERYWHERE if "SPACE_ID" in os.environ else "127.0.0.1")
-    port = port or int(_number("GRADIO_SERVER_PORT", 7860))
-    workers = workers or int(_number("PNEUMOCAM_WORKERS", 1))
-    timeout = _number("PNEUMOCAM_START_TIMEOUT", timeout)
+    port = port or setting("GRADIO_SERVER_PORT", 7860)
+    workers = workers or setting("PNEUMOCAM_WORKERS", 1)
+    timeout = setting("PNEUMOCAM_START_TIMEOUT", float(timeout))
     # Shorter turns of the interpreter's threads: the one that answers clients waits for those that decode images.
     sys.setswitchinterval(0.0005)
     with ExitStack() as stack:
@@ -101,15 +101,3 @@ def _launch(loaded: Any, folder: uploads.Uploads, host: str, port: int, workers:
         },
     )
     return demo
-
-
-def _number(name: str, default: float) -> float:
-    """An environment variable that holds a number above 0."""
-    text = os.environ.get(name) or str(default)
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0
-    if not 0 < value < float("inf"):
-        sys.exit(f"{name} is {text!r}; expected a number above 0, such as {default:g}.")
-    return value

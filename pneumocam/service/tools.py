@@ -12,7 +12,7 @@ from mcp.types import CallToolResult, ContentBlock, ImageContent, TextContent, T
 from pydantic import BaseModel, ConfigDict, Field
 
 from pneumocam import NotAnImage
-from pneumocam.service.api import ManyAnswer, Options, PredictionAnswer, SharedOptions, with_choices
+from pneumocam.service.api import ManyAnswer, Options, PredictionAnswer, SharedOptions, list_choices
 from pneumocam.service.endpoints import Endpoints
 from pneumocam.service.errors import RequestError, explain
 from pneumocam.service.limits import LIMITS
@@ -74,7 +74,7 @@ class Tools:
     def _definition(self, name: str) -> Tool:
         arguments, answer = TOOLS[name]
         schema = arguments.model_json_schema()
-        with_choices(schema["properties"], self._endpoints.classifier)
+        list_choices(schema["properties"], self._endpoints.classifier)
         return Tool(
             name=name,
             title=name.replace("_", " ").capitalize(),

@@ -29,22 +29,18 @@ def private_folder() -> Iterator[Path]:
     Raises:
         OSError: the disk is full or cannot be written, or the place belongs to another user.
     """
+    own = f"pneumocam-{os.getuid()}"
     with contextlib.ExitStack() as lock:
         try:
-            folder = _make(_base(), lock)
+            folder = _make(Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir(), own)), lock)
         except OSError:
             tempfile.tempdir = "/dev/shm"  # noqa: S108 - for other libraries too; what is made there is private
-            folder = _make(Path(tempfile.tempdir, f"pneumocam-{os.getuid()}"), lock)
+            folder = _make(Path(tempfile.tempdir, own), lock)
             logger.warning("No temporary folder can be written; uploads lie in shared memory.")
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _base() -> Path:
-    given = os.environ.get("GRADIO_TEMP_DIR")
-    return Path(given) if given else Path(tempfile.gettempdir(), f"pneumocam-{os.getuid()}")
 
 
 def _make(base: Path, lock: contextlib.ExitStack) -> Path:
