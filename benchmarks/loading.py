@@ -24,8 +24,9 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from train.data import build_manifest
-from train.fit import Config, create_model, training_films
+from train.data import Source, build_manifest
+from train.fit import Config, training_images
+from train.network import create_network
 
 ROUNDS = 5
 BATCHES = 8
@@ -38,8 +39,9 @@ def forever(loader: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, T
 
 def main(roots: Annotated[list[Path], tyro.conf.Positional]) -> None:
     config = Config(init="scratch")
-    manifest = build_manifest(roots)
-    network, preprocessing = create_model(config, len(manifest.label_names))
+    sources = [Source("data", tuple(roots))]
+    manifest = build_manifest(sources)
+    network, preprocessing = create_network(config.arch, config.init, len(manifest.label_names))
     network = network.to(memory_format=torch.channels_last).train()
     plain = v2.Compose(
         [
@@ -52,7 +54,7 @@ def main(roots: Annotated[list[Path], tyro.conf.Positional]) -> None:
         ]
     )
     options: dict[str, Any] = {"batch_size": config.batch_size, "shuffle": True, "num_workers": 0, "drop_last": True}
-    ours = forever(DataLoader(training_films(config, manifest, roots, preprocessing), **options))
+    ours = forever(DataLoader(training_images(config, manifest, sources, preprocessing), **options))
     folder = forever(DataLoader(ImageFolder(roots[0] / "train", plain), **options))
     images, labels = next(ours)
     images = images.contiguous(memory_format=torch.channels_last)

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from train.evaluate import draw_audit
+from train.figures import draw_audit
 from train.fit import Config, read_config
 
 HERE = Path(__file__).parent
 REFERENCES = ("defended", "zoom-out")  # what the other recipes are a change of, and the second of the first
-NOT_THE_RECIPE = ("data", "out", "resume", "manifest", "workers", "calibrate", "seed", "init", "teacher")
+NOT_THE_RECIPE = ("data", "out", "resume", "manifest", "workers", "calibrate", "seed", "init", "labels", "masks")
 TONE = ("stretched histogram", "flat highlights", "flat shadows")  # grey values; the others save, size, pad or blur
 
 Flags = dict[str, str]
@@ -36,11 +36,8 @@ Figures = dict[str, Callable[[Metrics], float]]
 def flags(recipe: dict[str, Any]) -> Flags:
     """The flags of a run's config that are not at their defaults."""
     given, default = _flat(recipe), _flat(asdict(Config()))
-    names = [name for name in given if given[name] != default[name] and name.split(".")[0] not in NOT_THE_RECIPE]
-    values = {name: f"{given[name]:g}" if isinstance(given[name], float) else str(given[name]) for name in names}
-    if recipe.get("teacher"):
-        values["distillation"] = f"{given['distillation']:g}"
-    return values
+    names = [name for name in given if given[name] != default.get(name) and name.split(".")[0] not in NOT_THE_RECIPE]
+    return {name: f"{given[name]:g}" if isinstance(given[name], float) else str(given[name]) for name in names}
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -44,7 +44,8 @@ from publish.hub import (
 )
 from publish.space import publish_space, stage_space
 from publish.static_space import publish_static_space, stage_static_space
-from train.evaluate import GALLERY, render_card
+from train.evaluate import render_card
+from train.figures import GALLERY
 
 COPIED = (".json", ".safetensors", ".png", ".csv")
 WRITTEN = ("README.md", "model.onnx", "predictions.json", "handler.py", "pneumocam", "requirements.txt", "SHA256SUMS")

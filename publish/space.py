@@ -21,7 +21,7 @@ from publish.hub import (
     upload,
     write_package,
 )
-from train.evaluate import GALLERY
+from train.figures import GALLERY
 
 COPIED = (
     *("app.py", "web/**/*", "LICENSE"),

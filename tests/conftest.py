@@ -29,7 +29,8 @@ from pneumocam import Classifier
 from publish.model import stage
 from tests import hub as tests_hub
 from train import evaluate
-from train.fit import Config, fit, save_bundle
+from train.fit import Config, fit
+from train.record import save_bundle
 
 # No test may reach beyond loopback: a library that tries is told so at once instead of hanging.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

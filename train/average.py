@@ -7,7 +7,7 @@ inference time", ICML 2022: runs that start from the same pretrained weights end
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,10 +18,12 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from train.calibrate import calibrate
-from train.data import DataError, Manifest, fetch
-from train.fit import create_model, read_config, save_bundle, training_films, write_log
+from train.data import DataError, Manifest, roots_of, sources_from
+from train.fit import read_config, training_images
+from train.network import create_network
+from train.record import save_bundle, write_log
 
-FILMS_FOR_STATISTICS = 2048
+IMAGES_FOR_STATISTICS = 2048
 
 
 @dataclass(frozen=True)
@@ -50,17 +52,20 @@ def average(config: Config) -> Path:
     for run, one in zip(config.runs, provenance, strict=True):
         if any(one[name] != provenance[0][name] for name in ("recipe", "manifest_sha256")):
             raise DataError(f"{run} differs from {config.runs[0]} in more than its seed; see their config.json.")
-    roots = [fetch(source) for source in configs[0].data]
+    sources = sources_from(configs[0].data, configs[0].labels, configs[0].masks)
+    roots = roots_of(sources)
     manifest = Manifest.read(config.runs[0] / "manifest.csv", roots)
-    label_names = manifest.label_names
-    model, preprocessing = create_model(replace(configs[0], init="scratch"), len(label_names))
+    label_names, first = manifest.label_names, configs[0]
+    model, preprocessing = create_network(
+        first.arch, "scratch", len(label_names), in_chans=first.in_chans, image_size=first.image_size
+    )
     model.load_state_dict(mean_state([state["best"] for state in states]))
     if len(states) > 1:
-        films = training_films(configs[0], manifest, roots, preprocessing)
-        drawn = torch.randperm(len(films), generator=torch.Generator().manual_seed(0))[:FILMS_FOR_STATISTICS].tolist()
-        loader = DataLoader(Subset(films, drawn), configs[0].batch_size, num_workers=config.workers)
+        images = training_images(first, manifest, sources, preprocessing)
+        some = range(min(len(images), IMAGES_FOR_STATISTICS))
+        loader = DataLoader(Subset(images, some), first.batch_size, num_workers=config.workers)
         # Batch statistics of averaged weights are not the average of their batch statistics.
-        update_bn(tqdm((images for images, _ in loader), "Batch statistics", len(loader), leave=False), model)
+        update_bn(tqdm((batch for batch, _ in loader), "Batch statistics", len(loader), leave=False), model)
 
     together = provenance[0] | {"runs": [run for one in provenance for run in one["runs"]]}
     bundle = config.out / "bundle"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special, stats
+from scipy import special, stats
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -58,33 +58,6 @@ def decide(probabilities: ArrayLike, label_names: Sequence[str], threshold: floa
     others = np.delete(np.arange(len(label_names)), normal)
     likeliest = others[np.asarray(probabilities)[:, others].argmax(axis=1)]  # (N,)
     return np.where(pneumonia >= threshold, likeliest, normal)
-
-
-def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
-    """The temperature T that minimises the negative log-likelihood of softmax(logits / T).
-
-    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017. Fit it on films the network was not trained on.
-
-    Args:
-        logits: (N, K) float.
-        labels: (N,) int in [0, K).
-
-    Returns:
-        T in [exp(-3), exp(3)]; an end of that range says that the likelihood had no minimum inside it.
-
-    Raises:
-        ValueError: empty, not finite, mismatching lengths, or labels out of range.
-    """
-    logits = np.asarray(logits, dtype=np.float64)
-    if logits.ndim != 2 or not logits.size or not np.isfinite(logits).all():
-        raise ValueError(f"logits have shape {logits.shape}; expected (N, K), N and K at least 1, all finite")
-    labels = _checked_labels(labels, *logits.shape)
-
-    def negative_log_likelihood(log_temperature: float) -> float:
-        log_probabilities = special.log_softmax(logits / np.exp(log_temperature), axis=1)
-        return -float(log_probabilities[np.arange(len(labels)), labels].mean())
-
-    return float(np.exp(optimize.minimize_scalar(negative_log_likelihood, bounds=(-3, 3), method="bounded").x))
 
 
 def reliability(outcomes: ArrayLike, probabilities: ArrayLike, *, bins: int = 15) -> list[dict[str, float]]:

@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pneumocam import Classifier, predict
+from tests.train.made import sources
 from train.average import Config, average, main
 from train.data import DataError, Manifest
 from train.fit import Config as RunConfig
-from train.fit import fit, read_config, training_films
+from train.fit import fit, read_config, training_images
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +48,12 @@ def test_batch_statistics_are_those_of_the_averaged_network(runs: list[Path], tm
     manifest = Manifest.read(runs[0] / "manifest.csv", [root])
     network = timm.create_model(f"local-dir:{bundle}", pretrained=True)
     preprocessing = timm.data.resolve_model_data_config(network)
-    films = training_films(config, manifest, [root], preprocessing)
+    images = training_images(config, manifest, sources(root), preprocessing)
     first = next(module for module in network.modules() if isinstance(module, nn.BatchNorm2d))
     seen: list[torch.Tensor] = []
     first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].mean((0, 2, 3))))
     with torch.no_grad():
-        network.eval()(torch.stack([films[i][0] for i in range(len(films))]))
+        network.eval()(torch.stack([images[i][0] for i in range(len(images))]))
     torch.testing.assert_close(first.running_mean, seen[0], rtol=0.02, atol=0.02)
 
 
@@ -61,8 +62,8 @@ def test_the_bundle_answers_and_says_where_it_comes_from(runs: list[Path], tmp_p
     classifier = Classifier.from_pretrained(f"local-dir:{bundle}")
     assert set(classifier.operating_points) == {"screening", "balanced", "rule_in"}
     assert [(run["seed"], run["epochs"]) for run in classifier.training["runs"]] == [(0, 1), (1, 1)]
-    film = next((Path(json.loads((runs[0] / "config.json").read_text())["data"][0])).rglob("*.jpeg"))
-    assert sum(predict(classifier, film).probabilities.values()) == pytest.approx(1)
+    image = next((Path(json.loads((runs[0] / "config.json").read_text())["data"][0])).rglob("*.jpeg"))
+    assert sum(predict(classifier, image).probabilities.values()) == pytest.approx(1)
     with (bundle / "log.csv").open(newline="") as file:
         assert [(row["seed"], row["epoch"]) for row in csv.DictReader(file)] == [("0", "1"), ("1", "1")]
 

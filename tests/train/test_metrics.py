@@ -19,7 +19,6 @@ from train.metrics import (
     decide,
     evaluate,
     expected_calibration_error,
-    fit_temperature,
     rate,
     reliability,
     risk_coverage,
@@ -143,22 +142,6 @@ def test_the_label_and_the_binary_answer_never_contradict_each_other(
 
 
 # --- calibration -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_fit_temperature_recovers_the_temperature_the_labels_were_drawn_at(temperature: float) -> None:
-    rng = np.random.default_rng(0)
-    logits = rng.normal(scale=2, size=(20_000, 3))
-    # Gumbel noise and argmax draw from the softmax.
-    labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
-    assert fit_temperature(logits * temperature, labels) == pytest.approx(temperature, rel=0.03)
-
-
-def test_fit_temperature_stays_in_its_range_where_the_likelihood_has_no_minimum() -> None:
-    logits, labels = np.array([[2.0, -2.0], [-2.0, 2.0]]), np.array([0, 1])
-    # A log-likelihood as flat as this one is near its limit leaves the search anywhere on the plateau.
-    assert np.exp(-3) <= fit_temperature(logits, labels) < 0.2
-    assert fit_temperature(-logits, labels) == pytest.approx(np.exp(3), rel=1e-3)
 
 
 def test_reliability_by_hand() -> None:
@@ -429,20 +412,6 @@ def test_calibration_says_what_came_and_what_was_expected(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         expected_calibration_error(outcomes, probabilities, bins=bins)
-
-
-@pytest.mark.parametrize(
-    ("logits", "labels", "message"),
-    [
-        (np.empty((0, 3)), [], r"shape \(0, 3\)"),
-        ([[0.0, np.inf]], [0], "all finite"),
-        ([[0.0, 1.0]], [0, 1], r"expected integers of shape \(1,\)"),
-        ([[0.0, 1.0]], [2], r"expected \[0, 1\]"),
-    ],
-)
-def test_fit_temperature_says_what_came_and_what_was_expected(logits: Any, labels: list[int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        fit_temperature(logits, labels)
 
 
 # --- rates, operating points, coverage

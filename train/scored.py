@@ -1,0 +1,205 @@
+"""Images with a model's predictions, and the figures of parts of them: sources, folders, sizes, classes, consoles."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumocam import OperatingPoint
+from train.data import BINARY, LabelledImage, class_index
+from train.metrics import (
+    Bools,
+    Floats,
+    Ints,
+    binary_probability,
+    decide,
+    evaluate,
+    margin,
+    rate,
+    risk_coverage,
+)
+
+SIZES = (256, 1024, 1536)  # px, the longer side: the strata that figures are given for
+
+
+@dataclass(frozen=True)
+class Scored:
+    """N images with their truth and a model's predictions.
+
+    Attributes:
+        images, paths: of the images.
+        facts: file facts of each, see `train.audit.file_facts`.
+        texts: (N,) whether text is burned in.
+        probabilities: (N, K), in the order of `names`.
+        names: the model's labels.
+    """
+
+    images: list[LabelledImage]
+    paths: list[Path]
+    facts: list[list[float]]
+    texts: Bools
+    probabilities: Floats
+    names: tuple[str, ...]
+
+    @property
+    def groups(self) -> list[int]:
+        return [image.group for image in self.images]
+
+    @property
+    def sources(self) -> list[str]:
+        return [image.source for image in self.images]
+
+    @property
+    def labels(self) -> Ints:
+        """(N,) class indices; K where the subtype is unknown. A model of two classes knows no subtype."""
+        labels = (image.label for image in self.images)
+        if self.names == BINARY:
+            return np.array([int(label != "NORMAL") for label in labels])
+        return np.array([class_index(label, self.names) for label in labels])
+
+    @property
+    def pneumonia(self) -> Floats:
+        return binary_probability(self.probabilities, self.names)
+
+    @property
+    def ill(self) -> Bools:
+        return np.array([image.label != "NORMAL" for image in self.images])
+
+    def uncertain(self, point: OperatingPoint) -> Bools:
+        return margin(self.pneumonia, point.threshold) < point.uncertain_log_odds
+
+    def wrong(self, threshold: float) -> Bools:
+        return np.asarray((self.pneumonia >= threshold) != self.ill)
+
+    def only(self, chosen: Iterable[int]) -> "Scored":
+        indices = list(chosen)
+        images, paths, facts = ([column[i] for i in indices] for column in (self.images, self.paths, self.facts))
+        return Scored(images, paths, facts, self.texts[indices], self.probabilities[indices], self.names)  # type: ignore[arg-type]
+
+    def known(self) -> "Scored":
+        """The images of which the class is known; all of them for a model of two classes."""
+        return self.only(np.flatnonzero(self.labels < len(self.names)).tolist())
+
+    def collapsed(self) -> "Scored":
+        """The same with two classes."""
+        both = np.stack([1 - self.pneumonia, self.pneumonia], axis=1)  # (N, 2)
+        return Scored(self.images, self.paths, self.facts, self.texts, both, BINARY)
+
+
+def measure(scored: Scored, *, threshold: float, **intervals: int) -> dict[str, Any]:
+    """Figures as of `train.metrics.evaluate`: of all images pneumonia or not, of those with a known class all classes.
+
+    Where no subtype is known at all, the classes are NORMAL and PNEUMONIA.
+    """
+    subtyped = any(image.label in ("BACTERIAL", "VIRAL") for image in scored.images)
+    known = scored.known() if subtyped else scored.collapsed()
+    figures = _evaluate(known, threshold, intervals)
+    if len(known.images) < len(scored.images):
+        binary = _evaluate(scored.collapsed(), threshold, intervals)
+        figures |= {name: binary[name] for name in ("n", "patients", "binary")}
+    return figures | {"class_counts": dict(Counter(image.label for image in scored.images))}
+
+
+def _evaluate(scored: Scored, threshold: float, intervals: Mapping[str, int]) -> dict[str, Any]:
+    return evaluate(scored.labels, scored.probabilities, scored.groups, scored.names, threshold=threshold, **intervals)
+
+
+def part(scored: Scored, *, threshold: float, **intervals: int) -> dict[str, Any]:
+    """The few figures that a part of the images is described by."""
+    figures = measure(scored, threshold=threshold, **intervals)
+    names = ("auroc", "accuracy", "sensitivity", "specificity", "ece", "brier")
+    binary = {name: figures["binary"][name] for name in names}
+    subtype = {"subtype_auroc": figures["subtype"]["auroc"]} if "subtype" in figures else {}
+    return {"n": figures["n"], "class_counts": figures["class_counts"], **binary, **subtype}
+
+
+def at_point(scored: Scored, point: OperatingPoint, **intervals: int) -> dict[str, Any]:
+    """What an operating point means on these images.
+
+    `by_class` is the share of each class called pneumonia; `uncertain` the share in the band, and `errors_inside` and
+    `errors_outside` the share of predictions inside and outside of it that are wrong.
+    """
+    figures = measure(scored, threshold=point.threshold, **intervals)["binary"]
+    positive, near = scored.pneumonia >= point.threshold, scored.uncertain(point)
+    wrong = scored.wrong(point.threshold)
+    groups = np.array(scored.groups)
+    labels = np.array([image.label for image in scored.images])
+
+    def share(events: Bools, groups: NDArray[Any]) -> dict[str, float | None]:
+        return rate(events, groups, **intervals)
+
+    return {
+        "threshold": point.threshold,
+        **{name: figures[name] for name in ("sensitivity", "specificity", "precision", "accuracy")},
+        "by_class": {
+            str(label): share(positive[labels == label], groups[labels == label]) for label in dict.fromkeys(labels)
+        },
+        "uncertain": share(near, groups),
+        "errors_inside": share(wrong[near], groups[near]),
+        "errors_outside": share(wrong[~near], groups[~near]),
+    }
+
+
+def coverage(scored: Scored, threshold: float, **intervals: int) -> dict[str, Any]:
+    """`train.metrics.risk_coverage` of pneumonia or not over all images, and of all classes over those known."""
+    known = scored.known()
+    right = decide(known.probabilities, known.names, threshold) == known.labels
+    sure = margin(scored.pneumonia, threshold)
+    return {
+        "binary": risk_coverage(~scored.wrong(threshold), sure, scored.groups, **intervals),
+        "multiclass": risk_coverage(right, known.probabilities.max(axis=1), known.groups, **intervals),
+    }
+
+
+def by_source(scored: Scored) -> dict[str, Scored]:
+    """One part for each source."""
+    parts = defaultdict(list)
+    for i, source in enumerate(scored.sources):
+        parts[source].append(i)
+    return {name: scored.only(indices) for name, indices in parts.items()}
+
+
+def by_folder(copies: Scored, roots: list[Path]) -> dict[str, Scored]:
+    """One part for each folder given, its images whether or not another folder has a larger copy of them."""
+    parts = defaultdict(list)
+    for i, image in enumerate(copies.images):
+        parts[f"{image.root}: {roots[image.root].resolve().name}"].append(i)
+    return {name: copies.only(indices) for name, indices in sorted(parts.items())}
+
+
+def by_size(scored: Scored, originals: dict[str, list[float]]) -> dict[str, Scored]:
+    """Parts by the longer side of the file; of the original where originals are given, the others in a part apart."""
+    parts = defaultdict(list)
+    for i, (path, facts) in enumerate(zip(scored.paths, scored.facts, strict=True)):
+        size = originals.get(path.name) if originals else facts
+        parts[int(np.searchsorted(SIZES, max(size[:2]))) if size else -1].append(i)
+    lows = ["", *(f"{size + 1} " for size in SIZES)]
+    highs = [*(f"up to {size} px" for size in SIZES), "px and more"]
+    names = {k: low + high for k, (low, high) in enumerate(zip(lows, highs, strict=True))} | {-1: "original unknown"}
+    return {names[k]: scored.only(indices) for k, indices in sorted(parts.items())}
+
+
+def by_console(scored: Scored, threshold: float, **intervals: int) -> dict[str, Any]:
+    """Sensitivity or specificity of every group (source, pneumonia or not, with burned-in text or without).
+
+    Returns:
+        `groups`: for each its source, whether it is ill and has text, n, and the share `right` with its interval;
+        `worst`: the lowest sensitivity and the lowest specificity among the groups of at least ten images, or None.
+    """
+    right, rows = ~scored.wrong(threshold), []
+    keys = list(zip(scored.sources, scored.ill.tolist(), scored.texts.tolist(), strict=True))
+    for key in sorted(set(keys)):
+        member = np.array([one == key for one in keys])
+        source, ill, text = key
+        share = rate(right[member], np.array(scored.groups)[member], **intervals)
+        rows.append({"source": source, "ill": ill, "text": text, "n": int(member.sum()), "right": share})
+
+    def lowest(ill: bool) -> dict[str, Any] | None:
+        large = [row for row in rows if row["ill"] == ill and row["n"] >= 10]
+        return min(large, key=lambda row: row["right"]["value"], default=None)
+
+    return {"groups": rows, "worst": {"sensitivity": lowest(True), "specificity": lowest(False)}}
