@@ -101,18 +101,19 @@ def fit_calibration(logits: Floats, labels: Ints, weights: Floats, label_names: 
         label_names: the K classes in column order.
 
     Returns:
-        T in [exp(-3), exp(3)] and b in [-5, 5].
+        T in [exp(-3), exp(3)] and b in [-20, 20].
     """
     allowed = allowed_classes(label_names).numpy()[labels]  # (N, K)
     ill = np.array([name != "NORMAL" for name in label_names], dtype=np.float64)
 
     def loss(parameters: Floats) -> float:
-        log_p = special.log_softmax(logits / np.exp(parameters[0]) + parameters[1] * ill, axis=1)
+        log_p = special.log_softmax(logits * parameters[0] + parameters[1] * ill, axis=1)
         own = special.logsumexp(np.where(allowed, log_p, -np.inf), axis=1)
         return -float(weights @ own)
 
-    found = optimize.minimize(loss, np.zeros(2), method="Nelder-Mead", bounds=((-3, 3), (-5, 5)))
-    return float(np.exp(found.x[0])), float(found.x[1])
+    # In 1 / T and b the loss is convex where every class is known.
+    found = optimize.minimize(loss, [1, 0], method="L-BFGS-B", bounds=((np.exp(-3), np.exp(3)), (-20, 20)))
+    return float(1 / found.x[0]), float(found.x[1])
 
 
 def operating_points(ill: Bools, pneumonia: Floats, weights: Floats) -> dict[str, dict[str, Any]]:

@@ -325,7 +325,7 @@ def _images(config: Config, classifier: Classifier, sources: list[Source]) -> tu
 
 def _describe(config: Config, classifier: Classifier, manifest: Manifest) -> str:
     if config.split != "val":
-        return f"{config.split}; not checked against the films trained on"
+        return f"{config.split}; not checked against the images trained on"
     if manifest.sha256 == classifier.training.get("manifest_sha256"):
         return "validation, patients held out from training"
     return "validation by the recipe's seed on other data than it was trained on: images of it may have been trained on"

@@ -190,7 +190,7 @@ def fit(config: Config) -> Path:
         # One seed an epoch for dropout, one an image for augmentation: an epoch is the same whether or not the run was
         # resumed before it.
         set_seed(config.seed + 1000 * (epoch + 1), device_specific=True)
-        training.set_epoch(epoch)
+        training.draw(epoch)
         ddp_model.train()
         step = epoch * steps_per_epoch
         sums = torch.zeros(3, device=accelerator.device)  # loss, right predictions, images

@@ -41,7 +41,7 @@ def training(images: Sequence[LabelledImage], roots: list[Path], seed: int = 0, 
 
 
 def epoch(dataset: TrainingImages, number: int, workers: int = 0) -> torch.Tensor:
-    dataset.set_epoch(number)
+    dataset.draw(number)
     return torch.cat([batch for batch, _ in DataLoader(dataset, batch_size=2, num_workers=workers)])
 
 
@@ -61,7 +61,7 @@ def test_global_random_numbers_are_left_alone(images: tuple[list[LabelledImage],
     before = torch.get_rng_state(), random.getstate(), pickle.dumps(np.random.get_state())
     for i in range(len(dataset)):
         dataset[i]
-    dataset.set_epoch(3)
+    dataset.draw(3)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (random.getstate(), pickle.dumps(np.random.get_state())) == before[1:]
 
@@ -131,7 +131,7 @@ def test_draws_follow_the_weights(images: tuple[list[LabelledImage], Path]) -> N
     assert Counter(image.label for image in few) == {"NORMAL": 3, "BACTERIAL": 3, "VIRAL": 1}
     dataset, drawn = training(few, [images[1]]), Counter[int]()
     for number in range(200):
-        dataset.set_epoch(number)
+        dataset.draw(number)
         drawn.update(dataset.labels[i] for i in dataset.drawn)
     assert [drawn[k] / drawn.total() for k in range(3)] == pytest.approx([0.5, 0.25, 0.25], abs=0.05)
 

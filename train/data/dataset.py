@@ -85,9 +85,10 @@ class TrainingImages(Dataset[tuple[torch.Tensor, int]]):
         self._outsides = [copy for one in self.pictures for copy in one if copy.lungs is not None]
         self._transform = train_transform(size, mean, std, augment)
         self._augment, self._channels, self._seed = augment, len(mean), seed
-        self.set_epoch(0)
+        self.draw(0)
 
-    def set_epoch(self, epoch: int) -> None:
+    def draw(self, epoch: int) -> None:
+        """Choose the images of an epoch. Not called `set_epoch`, which Accelerate's loader calls with its own count."""
         self._epoch = epoch
         generator = torch.Generator().manual_seed(_hash(self._seed, epoch))
         weights = torch.from_numpy(self.weights)
