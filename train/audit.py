@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from pneumocam import Classifier, load_radiograph, predict_many
 from pneumocam.image import MIN_SIDE
-from train.data import BINARY
+from train.data import BINARY, DataError
 from train.data.surroundings import Mask, Pixels, burned_in, erased, outside_of, replaced, with_text
 from train.metrics import Bools, Floats, Ints, bootstrap, evaluate, rate
 
@@ -183,9 +183,17 @@ def _pixels(path: Path) -> Pixels:
 def answers(
     classifier: Classifier, images: Iterable[Path | bytes], total: int, caption: str, *, batch_size: int = 32
 ) -> Floats:
-    """(N, K) probabilities for images that are all readable, the way of an upload."""
-    predictions = predict_many(classifier, images, batch_size=batch_size)
-    return np.array([list(p.probabilities.values()) for p in tqdm(predictions, caption, total, leave=False)])
+    """(N, K) probabilities for images that are all readable, the way of an upload.
+
+    Raises:
+        DataError: an image was rejected.
+    """
+    predictions = list(tqdm(predict_many(classifier, images, batch_size=batch_size), caption, total, leave=False))
+    reasons = [p.reason for p in predictions if p.status == "rejected"]
+    if reasons:
+        first = reasons[0] and reasons[0].message
+        raise DataError(f"{caption}: {len(reasons)} of {total} images were rejected, the first because: {first}")
+    return np.array([list(p.probabilities.values()) for p in predictions])
 
 
 def counterfactuals(

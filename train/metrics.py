@@ -36,7 +36,7 @@ def binary_probability(probabilities: ArrayLike, label_names: Sequence[str]) -> 
 
 
 def decide(probabilities: ArrayLike, label_names: Sequence[str], threshold: float) -> Ints:
-    """The answer per film: NORMAL below the threshold on P(pneumonia), else the likeliest of the other classes.
+    """The answer per image: NORMAL below the threshold on P(pneumonia), else the likeliest of the other classes.
 
     It may differ from the plain argmax, and so never contradicts the binary answer, P(pneumonia) >= threshold.
 
@@ -61,7 +61,7 @@ def decide(probabilities: ArrayLike, label_names: Sequence[str], threshold: floa
 
 
 def reliability(outcomes: ArrayLike, probabilities: ArrayLike, *, bins: int = 15) -> list[dict[str, float]]:
-    """Predicted against observed, in bins that hold equally many films.
+    """Predicted against observed, in bins that hold equally many images.
 
     The edges are quantiles, as in scikit-learn's `calibration_curve(strategy="quantile")`, which does not give the
     counts. Equal probabilities share a bin, so there may be fewer bins than asked for.
@@ -102,7 +102,7 @@ def reliability(outcomes: ArrayLike, probabilities: ArrayLike, *, bins: int = 15
 
 
 def expected_calibration_error(outcomes: ArrayLike, probabilities: ArrayLike, *, bins: int = 15) -> float:
-    """Mean gap between predicted and observed over the bins of `reliability`, weighted by films, in [0, 1].
+    """Mean gap between predicted and observed over the bins of `reliability`, weighted by images, in [0, 1].
 
     Naeini et al., "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI 2015, with the adaptive bins
     of Nixon et al., "Measuring Calibration in Deep Learning", CVPR Workshops 2019. Arguments and errors are those of
@@ -126,7 +126,7 @@ def evaluate(
     """Every published figure of one model on one split, each with its 95% interval.
 
     A figure is `{"value", "low", "high"}`. The interval is the percentile bootstrap (Efron and Tibshirani, "An
-    Introduction to the Bootstrap", 1993, chapter 13) over patients, since films of one patient are not independent;
+    Introduction to the Bootstrap", 1993, chapter 13) over patients, since images of one patient are not independent;
     all figures see the same resamples. A resample in which a figure is undefined is left out for that figure; where
     it is undefined on the data itself all three are None: the AUROC or recall of an absent class, the precision of a
     class never answered, and macro averages over any of these. Resamples of a rate of 0 or 1 all agree, so its
@@ -137,7 +137,7 @@ def evaluate(
     Args:
         labels: (N,) int in [0, K), the truth.
         probabilities: (N, K) float in [0, 1], each row summing to 1.
-        groups: (N,) str or int, the patient of each film.
+        groups: (N,) str or int, the patient of each image.
         label_names: the K classes in column order: NORMAL with either PNEUMONIA, or BACTERIAL and VIRAL.
         threshold: the operating point on P(pneumonia), in [0, 1]; both answers come from it, see `decide`.
         resamples: bootstrap draws, from 1.
@@ -145,7 +145,7 @@ def evaluate(
 
     Returns:
         `n`, `patients`, `interval`, `class_counts`, `multiclass` (by `label_names`), `binary` (pneumonia against
-        NORMAL) and, where the model tells BACTERIAL from VIRAL, `subtype` (that AUROC among true pneumonia films).
+        NORMAL) and, where the model tells BACTERIAL from VIRAL, `subtype` (that AUROC among true pneumonia images).
         Confusion matrices have the truth in rows and the answers in columns.
 
     Raises:
@@ -186,7 +186,7 @@ def margin(pneumonia: ArrayLike, threshold: float) -> Floats:
 
 
 def rate(events: ArrayLike, groups: ArrayLike, *, resamples: int = 1000, seed: int = 0) -> dict[str, float | None]:
-    """The share of films (N,) bool for which something holds, with the interval of `evaluate`; None of no films."""
+    """The share of images (N,) bool for which something holds, with the interval of `evaluate`; None of no images."""
     if not len(np.asarray(groups)):
         return {"value": None, "low": None, "high": None}
     weights = _patient_weights(np.asarray(groups), resamples, seed)
@@ -197,23 +197,23 @@ def rate(events: ArrayLike, groups: ArrayLike, *, resamples: int = 1000, seed: i
 def bootstrap(
     statistic: Callable[[Ints], float], groups: ArrayLike, *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, float | None]:
-    """A figure as in `evaluate` of any statistic: it is given the films' indices, in a resample some more than once."""
+    """A figure as in `evaluate` of any statistic: it is given the images' indices, in a resample some more than once."""
     return _figure(_one_by_one(statistic, _patient_weights(np.asarray(groups), resamples, seed)))
 
 
 def risk_coverage(right: ArrayLike, confidence: ArrayLike, groups: ArrayLike, **intervals: int) -> dict[str, Any]:
-    """Accuracy when only the most confident share of the films is answered, the rest called uncertain.
+    """Accuracy when only the most confident share of the images is answered, the rest called uncertain.
 
     El-Yaniv and Wiener, "On the Foundations of Noise-free Selective Classification", JMLR 2010.
 
     Args:
         right: (N,) bool, whether the answer is the true one.
-        confidence: (N,) float; ties are answered in the films' order.
+        confidence: (N,) float; ties are answered in the images' order.
         groups: (N,) the patient of each.
         intervals: resamples and seed, as in `evaluate`.
 
     Returns:
-        `accuracy_at`: by coverage (0.8, 0.9, 0.95, 1), with 95% intervals, the films answered held fixed; `aurc`: the
+        `accuracy_at`: by coverage (0.8, 0.9, 0.95, 1), with 95% intervals, the images answered held fixed; `aurc`: the
         mean error over all coverages; `curve`: (coverage, error) at up to 100 coverages.
     """
     order = np.argsort(-np.asarray(confidence, dtype=np.float64), kind="stable")
@@ -232,9 +232,9 @@ def risk_coverage(right: ArrayLike, confidence: ArrayLike, groups: ArrayLike, **
     }
 
 
-# Below, `weights` is (R, N): how often each film counts in each resample. Row 0 is the data itself, so that the value
+# Below, `weights` is (R, N): how often each image counts in each resample. Row 0 is the data itself, so that the value
 # and its interval come from the same lines. scikit-learn's metrics take one row at a time, about a hundred times as
-# long over a thousand resamples (37 s against 0.4 s for 800 films); they are the oracle in the tests.
+# long over a thousand resamples (37 s against 0.4 s for 800 images); they are the oracle in the tests.
 
 
 def _patient_weights(groups: NDArray[Any], resamples: int, seed: int) -> Floats:
@@ -245,8 +245,8 @@ def _patient_weights(groups: NDArray[Any], resamples: int, seed: int) -> Floats:
 
 
 def _one_by_one(statistic: Callable[[Ints], float], weights: Floats) -> Floats:
-    films = np.arange(weights.shape[1])
-    return np.array([statistic(np.repeat(films, times)) for times in weights.astype(int)])  # (R,)
+    images = np.arange(weights.shape[1])
+    return np.array([statistic(np.repeat(images, times)) for times in weights.astype(int)])  # (R,)
 
 
 def _multiclass(
@@ -286,7 +286,7 @@ def _binary(
     by_class = _by_class(confusion)
     sensitivity = _figure(by_class["recall"][:, 1], groups[outcomes])
     # Which bins there are depends on the resample.
-    ece = _one_by_one(lambda films: expected_calibration_error(outcomes[films], pneumonia[films]), weights)
+    ece = _one_by_one(lambda images: expected_calibration_error(outcomes[images], pneumonia[images]), weights)
     return {
         "accuracy": _figure(_accuracy(confusion), groups),
         "precision": _figure(by_class["precision"][:, 1], groups[positive]),
@@ -347,7 +347,7 @@ def _auroc(positive: Bools, scores: Floats, weights: Floats) -> Floats:
 def _specificity_at(sensitivity: float, positive: Bools, scores: Floats, weights: Floats) -> Floats:
     """At the highest threshold that finds this share of the positives, whichever it is in each resample."""
     order = np.argsort(-scores)
-    ends = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # (distinct scores,), the last film of each
+    ends = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # (distinct scores,), the last image of each
     found, alarms = ((weights * chosen)[:, order].cumsum(axis=1)[:, ends] for chosen in (positive, ~positive))
     first = (found >= sensitivity * found[:, -1:] - 1e-9).argmax(axis=1)  # (R,)
     row = np.arange(len(weights))
@@ -362,7 +362,7 @@ def _ratio(part: Floats, whole: Floats) -> Floats:
 
 
 def _figure(values: Floats, groups: NDArray[Any] | None = None) -> dict[str, float | None]:
-    """Row 0 and the interval of the others; groups: the patients of the films that a rate is of."""
+    """Row 0 and the interval of the others; groups: the patients of the images that a rate is of."""
     value, draws = values[0], values[1:]
     if np.isnan(value):
         return {"value": None, "low": None, "high": None}

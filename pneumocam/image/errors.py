@@ -102,7 +102,7 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
     if min(width, height) < MIN_SIDE:
         raise TooSmall(
             f"The picture is {width} x {height} pixels; each side needs at least {MIN_SIDE}. Upload the original "
-            "film, not a thumbnail."
+            "image, not a thumbnail."
         )
 
 

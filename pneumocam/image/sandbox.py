@@ -71,13 +71,13 @@ silenced = _Silenced()
 
 
 def only_frame(dataset: FileDataset) -> bytes:
-    """The codestream of an encapsulated film."""
+    """The codestream of an encapsulated image."""
     frame: bytes = get_frame(Bounded(dataset.PixelData, steps=50_000), 0, number_of_frames=1)
     return frame
 
 
 def stored_values(data: bytes, dataset: FileDataset) -> Array:
-    """The film of a DICOM as it is stored, (H, W) or (H, W, 3); bounded in memory and time whatever the data."""
+    """The image of a DICOM as it is stored, (H, W) or (H, W, 3); bounded in memory and time whatever the data."""
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax in SUBPROCESS_SYNTAXES:
         return _arrays_of_subprocess(data, "DICOM")[0]

@@ -176,7 +176,7 @@ def random_jpeg(image: torch.Tensor) -> torch.Tensor:
 def _random_sharpness(image: torch.Tensor) -> torch.Tensor:
     """Detail below a random width of 1 to 4 pixels taken away, or up to doubled: an unsharp mask of either sign.
 
-    The training set's normal films are the sharper ones, and a network can go by that instead of the lungs.
+    The training set's normal images are the sharper ones, and a network can go by that instead of the lungs.
     """
     sigma = float(torch.empty(()).uniform_(0.5, 2.0))
     gain = float(torch.empty(()).uniform_(-1.0, 1.0))
