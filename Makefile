@@ -45,19 +45,22 @@ tour: $(VENV)/.dev  ## run examples/tour.ipynb anew and keep its results in it
 # Two seeds in parallel with one core each take half the time of two seeds one after the other with all cores. The
 # MALLOC settings keep memory in the process between steps, which is faster still.
 DATA =
+MASKS =
 INIT = imagenet
+FLAGS =
 RUN = runs/model
 SEEDS = 0 1
 JOBS = 1
 ORIGINALS =
-model: $(VENV)/.dev  ## train the bundled model: make model DATA='DIR DIR' [INIT=FILE] [JOBS=cores] [ORIGINALS=CSV]
+SOURCES = --data $(DATA) $(if $(MASKS),--masks $(MASKS))
+model: $(VENV)/.dev  ## train a model: make model DATA='DIR DIR' [MASKS=DIR] [INIT=FILE] [FLAGS=...] [JOBS=cores]
 	@test -n "$(DATA)" || { echo "make model: give DATA='DIR ...', folders in the layout of Kaggle's chest_xray"; exit 2; }
 	export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 $(if $(filter-out 1,$(JOBS)),OMP_NUM_THREADS=1); \
 	printf '%s\n' $(SEEDS) | xargs -P $(JOBS) -I{} bash -c 'if [ -e $(RUN)/seed-{}/config.json ]; then flags=--resume; \
-		else flags="--data $(DATA) --init $(INIT) --seed {} --no-calibrate"; fi; \
+		else flags="$(SOURCES) --init $(INIT) --seed {} --no-calibrate $(FLAGS)"; fi; \
 		exec $(BIN)/python -m train.fit --out $(RUN)/seed-{} --workers 1 $$flags'
 	$(BIN)/python -m train.average $(SEEDS:%=$(RUN)/seed-%) --out $(RUN)
-	$(BIN)/python -m train.evaluate $(RUN)/bundle --data $(DATA) $(if $(ORIGINALS),--originals $(ORIGINALS))
+	$(BIN)/python -m train.evaluate $(RUN)/bundle $(SOURCES) $(if $(ORIGINALS),--originals $(ORIGINALS))
 
 bench: $(VENV)/.dev  ## time of a prediction and its overlay, compared with plain Captum
 	$(BIN)/python benchmarks/saliency.py

@@ -80,14 +80,14 @@ class Config:
     """`imagenet` (timm's download), `scratch`, or a file of weights with timm's key names."""
     in_chans: int = 1
     """1, or 3 for grey repeated."""
-    train_size: int = 128
+    train_size: int = 160
     """Side in pixels of the random crops trained on."""
-    image_size: int = 160
+    image_size: int = 192
     """Side in pixels that the whole radiograph is squashed to for validation and use."""
     drop_rate: float = 0.2
     """Dropout before the classifier."""
 
-    epochs: int = 4
+    epochs: int = 12
     batch_size: int = 32
     """Per process."""
     lr: float = 5e-4
