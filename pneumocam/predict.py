@@ -17,7 +17,7 @@ from pneumocam import DISCLAIMER
 from pneumocam.classifier import Classifier, OperatingPoint
 from pneumocam.gradcam import Saliency, grad_cam, input_box, targets
 from pneumocam.guard import Doubt, Floats, Inspection, NotAChestRadiograph
-from pneumocam.image import InternalError, Radiograph, RadiographError, Source, load_radiograph
+from pneumocam.image import InternalError, Radiograph, RadiographError, Source, load_radiograph, without_border
 from pneumocam.overlay import COLOUR_MAP, draw_overlay
 
 SCHEMA_VERSION = 1
@@ -189,11 +189,12 @@ def predict(
 
 
 def inspect(classifier: Classifier, radiograph: Radiograph, *, force: bool = False) -> Inspection:
-    """Let the classifier's guard correct and check an image; without a guard, every image passes as it is.
+    """Cut off a flat border, and let the classifier's guard correct and check the image; without a guard it passes.
 
     Raises:
         NotAChestRadiograph: the guard refuses it, and it is no border case or `force` is not given.
     """
+    radiograph = without_border(radiograph)
     if classifier.guard is None:
         return Inspection(radiograph)
     with _one_thread:

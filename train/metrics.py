@@ -197,7 +197,7 @@ def rate(events: ArrayLike, groups: ArrayLike, *, resamples: int = 1000, seed: i
 def bootstrap(
     statistic: Callable[[Ints], float], groups: ArrayLike, *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, float | None]:
-    """A figure as in `evaluate` of any statistic: it is given the images' indices, in a resample some more than once."""
+    """A figure as in `evaluate` of any statistic: it gets the images' indices, in a resample some more than once."""
     return _figure(_one_by_one(statistic, _patient_weights(np.asarray(groups), resamples, seed)))
 
 

@@ -1,9 +1,10 @@
 """Read any upload as a checked 8-bit grayscale radiograph.
 
 `load` is the entry; `headers` bounds what a file's header may claim, `sandbox` runs the decoders within limits, `dicom`
-and `grayscale` turn stored values into grey levels, `errors` has the exceptions.
+and `grayscale` turn stored values into grey levels, `border` cuts off a frame, `errors` has the exceptions.
 """
 
+from pneumocam.image.border import without_border
 from pneumocam.image.errors import (
     MIN_SIDE,
     Blank,
@@ -34,4 +35,5 @@ __all__ = [
     "TooSmall",
     "UnsupportedDicom",
     "load_radiograph",
+    "without_border",
 ]

@@ -1,0 +1,45 @@
+"""Cut off a flat border: padding, collimation, or a frame that a program drew around the image."""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumocam.image.load import Radiograph
+
+FLAT = 6  # grey levels that a border row or column may span, without its 5% darkest and brightest pixels
+NARROW = 0.02  # share of a side; a narrower border stays, since training images have it too
+SMALLEST = 0.4  # share of a side that must be left
+
+
+def without_border(radiograph: Radiograph) -> Radiograph:
+    """The radiograph without a flat border of more than 2% of a side, and a step that says so; else itself.
+
+    A border makes the chest smaller and moves it, and the network then gives another prediction for the same chest.
+    """
+    pixels = radiograph.pixels
+    top, bottom = _flat_rows(pixels), _flat_rows(pixels[::-1])
+    rows = pixels[top : len(pixels) - bottom]
+    left, right = (_flat_rows(rows.T), _flat_rows(rows.T[::-1])) if len(rows) else (0, 0)
+    inside = rows[:, left : pixels.shape[1] - right]
+    if inside.shape == pixels.shape or min(np.divide(inside.shape, pixels.shape)) < SMALLEST:
+        return radiograph
+    step = f"cut off a flat border: {top} px above, {bottom} below, {left} left, {right} right"
+    inside = np.ascontiguousarray(inside)
+    inside.flags.writeable = False
+    return replace(radiograph, pixels=inside, steps=(*radiograph.steps, step))
+
+
+def _flat_rows(pixels: NDArray[np.uint8]) -> int:
+    """How many rows from the top on are flat; 0 if no more than NARROW of all rows are."""
+    some = pixels[:, :: max(1, pixels.shape[1] // 256)]
+    first = int(NARROW * len(some))
+    if not _flat(some[first : first + 1]).all():  # saves the search in an ordinary image
+        return 0
+    flat = int(np.argmin(np.append(_flat(some), False)))
+    return flat if flat > first else 0
+
+
+def _flat(rows: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    low, high = np.percentile(rows, [5, 95], axis=1)
+    return np.asarray(high - low <= FLAT)
