@@ -180,7 +180,7 @@ def test_to_dict_is_plain_json(make_classifier: MakeClassifier) -> None:
         "label": answer.label,
         "probabilities": dict(answer.probabilities),
         "p_pneumonia": answer.p_pneumonia,
-        "prevalence": None,
+        "prevalence": 0.5,
         "reason": None,
         "warnings": [],
         "image": {"format": "array", "width": 90, "height": 70, "steps": []},

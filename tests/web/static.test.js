@@ -8,6 +8,7 @@ import { inflateSync } from "node:zlib";
 
 import { gradCam } from "../../web/static/gradcam.js";
 import { checkContrast, toGrey } from "../../web/static/grey.js";
+import { withoutBorder } from "../../web/static/border.js";
 import { inspect } from "../../web/static/guard.js";
 import { readHeader } from "../../web/static/header.js";
 import { toGreyLevels } from "../../web/static/levels.js";
@@ -148,3 +149,19 @@ for (const [i, value] of values.prediction.entries()) {
     }
   });
 }
+
+test("a flat border is cut off and said, and a narrow one stays", () => {
+  const image = (/** @type {number} */ margin) => {
+    const side = 100 + 2 * margin;
+    const pixels = new Uint8Array(side * side).fill(7);
+    for (let y = 0; y < 100; y++)
+      for (let x = 0; x < 100; x++) pixels[(margin + y) * side + margin + x] = (37 * x + 53 * y) % 256;
+    return { pixels, width: side, height: side, format: "PNG", steps: ["before"] };
+  };
+  const found = withoutBorder(image(10));
+  assert.deepEqual([found.width, found.height], [100, 100]);
+  assert.deepEqual(found.pixels, image(0).pixels);
+  assert.deepEqual(found.steps, ["before", "cut off a flat border: 10 px above, 10 below, 10 left, 10 right"]);
+  const narrow = image(1);
+  assert.equal(withoutBorder(narrow), narrow);
+});

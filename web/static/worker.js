@@ -1,6 +1,7 @@
 // @ts-check
 /** The worker that does everything with an image: decoding, preprocessing, the network, calibration and Grad-CAM. */
 
+import { withoutBorder } from "./border.js";
 import { decode } from "./decode.js";
 import { inspect } from "./guard.js";
 import { open } from "./networks.js";
@@ -51,7 +52,7 @@ async function start() {
 async function predict(name, bytes, force) {
   const facts = await description();
   try {
-    const decoded = await decode(bytes);
+    const decoded = withoutBorder(await decode(bytes));
     const { run, look } = await ready();
     const { radiograph, warnings } = await checked(facts, decoded, look, force);
     return await classified(facts, name, radiograph, run, warnings);
