@@ -54,17 +54,16 @@ def paragraph(text: str) -> str:
 
 
 def results() -> str:
-    binary, points = METRICS["binary"], METRICS["operating_points"]
-    rows = [("AUROC, pneumonia or not", shown(binary["auroc"]))]
-    rows += [
-        (f"Sensitivity and specificity, `{name}`", f"{shown(point['sensitivity'])} and {shown(point['specificity'])}")
-        for name, point in points.items()
-        if name in ("balanced", "screening")
-    ]
-    rows += [
-        ("AUROC, BACTERIAL against VIRAL", shown(METRICS["subtype"]["auroc"])),
-        ("Calibration error (ECE)", shown(binary["ece"])),
-    ]
+    rows = []
+    for source, row in METRICS["by_source"].items():
+        rows += [
+            (f"{source.capitalize()}, {row['n']} images: AUROC, pneumonia or not", shown(row["auroc"])),
+            (
+                f"{source.capitalize()}: sensitivity and specificity",
+                f"{shown(row['sensitivity'])} and {shown(row['specificity'])}",
+            ),
+        ]
+    rows += [("Children: AUROC, BACTERIAL against VIRAL", shown(METRICS["subtype"]["auroc"]))]
     return table(("", "value [95% interval]"), rows)
 
 
