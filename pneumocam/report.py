@@ -291,8 +291,8 @@ def _interval(figure: Any) -> str:
 def _limits(prediction: Prediction) -> str:
     subtypes = "Bacterial and viral are told apart less well, because their labels are noisy. "
     return (
-        "The model is made for frontal radiographs of children of one to five years and, with less evidence, of adults; "
-        "on other images its probabilities can be wrong. "
+        "The model is made for frontal radiographs of children of one to five years and, with less evidence, of "
+        "adults; on other images its probabilities can be wrong. "
         f"{subtypes if len(prediction.probabilities) > 2 else ''}"
         "The map shows what moved the network, not where disease is; it is coarse and can be wrong. "
         "This is not a diagnosis: if you are worried about somebody's lungs, please see a doctor."

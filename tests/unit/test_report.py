@@ -27,7 +27,7 @@ from pneumocam.report import report
 from tests.conftest import EXAMPLES
 
 DATE = datetime.date(2026, 3, 9)
-BACTERIAL, DOUBTFUL = EXAMPLES[8], EXAMPLES[3]
+BACTERIAL, DOUBTFUL = EXAMPLES[8], EXAMPLES[11]
 MakeBundle = Callable[..., Path]
 
 
