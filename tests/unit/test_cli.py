@@ -263,8 +263,8 @@ def test_info_as_json_is_the_classifier(make_bundle: MakeBundle, capsys: pytest.
             "crop_mode": "squash",
         },
         "temperature": 2.5,
-        "prior": None,
-        "prevalence": None,
+        "prior": {"NORMAL": 0.5, "BACTERIAL": 0.25, "VIRAL": 0.25},
+        "prevalence": 0.5,
         "operating_point": POINT,
         "operating_points": {"balanced": POINT},
         "metrics": {"n": 3},
@@ -324,6 +324,7 @@ def test_info_in_words(
         "preprocessing    input_size [1, 64, 64], interpolation bicubic, mean [0.5], std [0.25], crop_pct 1.0, "
         "crop_mode squash",
         "temperature      2.500",
+        "prevalence       50%",
         "operating point  balanced: pneumonia from P = 0.50 on",
         *lines,
         DISCLAIMER,
@@ -346,7 +347,6 @@ def test_info_in_words(
         (["predict", "x.png"], "No such file: x.png."),
         (["predict", "empty"], "No image in empty; expected image files, or folders of them."),
         (["predict", "photo.png", "--prevalence", "1"], "--prevalence is 1.0; expected a share between 0 and 1"),
-        (["predict", "photo.png", "--prevalence", "0.2"], "the bundle of this model does not state its prior"),
         (["predict", "photo.png", "--max-bytes", "2 apples"], "--max-bytes is '2 apples'; expected a size such as"),
         (["score", "file", "--out", "out.csv", "--batch-size", "0"], "--batch-size is 0; expected at least 1"),
     ],
@@ -369,6 +369,15 @@ def test_the_exit_code_is_2_and_the_message_says_why(
     assert err.count("\n") == 1
     assert message in err
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "bundle") == ["empty", "file", "photo.png"]
+
+
+def test_a_prevalence_needs_a_bundle_that_states_its_prior(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(model.removeprefix("local-dir:")) / "pneumocam.json"
+    description = json.loads(path.read_text())
+    del description["prior"]
+    path.write_text(json.dumps(description))
+    assert ask(model, "predict", EXAMPLES[0], "--prevalence", "0.2") == 2
+    assert "the bundle of this model does not state its prior" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
