@@ -116,7 +116,7 @@ def test_16_bit_alpha_darkens_towards_black() -> None:
 @pytest.mark.parametrize("packed", [1, 5])
 @pytest.mark.parametrize("channels", [3, 4])
 def test_16_bit_colour_tiff_keeps_its_low_byte(packed: int, channels: int) -> None:
-    cv2 = pytest.importorskip("cv2")
+    cv2 = pytest.importorskip("cv2", reason="OpenCV, which grad-cam brings along, writes the 16-bit colour TIFF")
     samples = np.repeat(film(12)[..., None], channels, 2)
     samples[..., 3:] = 65535
     data = cv2.imencode(".tiff", samples, [cv2.IMWRITE_TIFF_COMPRESSION, packed])[1].tobytes()
