@@ -8,7 +8,6 @@ trained on, only the run's own validation images count; of another source all im
 
 import json
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from pneumocam import Classifier
 from train.data import DataError, LabelledImage, Manifest, labelled_folder, largest_copies, roots_of, sources_from
 from train.evaluate import HOSPITALS, score
 from train.fit import read_config
-from train.metrics import Bools, Floats, bootstrap
+from train.metrics import Bools, Floats, bootstrap, rate
 from train.scored import Scored
 
 EVEN_ODDS = 0.5  # the threshold: training draws as many normal images as others
@@ -90,25 +89,21 @@ def _row(trained_on: str, measured_on: str, seeds: list[tuple[int, Scored]], con
     first = seeds[0][1]
     if any(one.images != first.images for _, one in seeds):
         raise DataError(f"The runs of {trained_on} have other validation images of {measured_on} than each other.")
-    pneumonia = [one.pneumonia for _, one in seeds]
-
-    def mean(figure: Callable[[Bools, Floats], float]) -> dict[str, float | None]:
-        return bootstrap(
-            lambda drawn: float(np.mean([figure(first.ill[drawn], p[drawn]) for p in pneumonia])),
-            first.groups,
-            resamples=config.resamples,
-            seed=config.seed,
-        )
-
+    pneumonia = np.stack([one.pneumonia for _, one in seeds])  # (seeds, N)
+    right = ((pneumonia >= EVEN_ODDS) == first.ill).mean(axis=0)
+    ill, patients = first.ill, np.array(first.groups)
+    intervals = {"resamples": config.resamples, "seed": config.seed}
     return {
         "trained_on": trained_on,
         "seeds": len(seeds),
         "epochs": "/".join(map(str, sorted({epochs for epochs, _ in seeds}))),
         "measured_on": measured_on,
         "n": len(first.images),
-        "auroc": mean(_auroc),
-        "sensitivity": mean(lambda ill, p: float(np.mean(p[ill] >= EVEN_ODDS))),
-        "specificity": mean(lambda ill, p: float(np.mean(p[~ill] < EVEN_ODDS))),
+        "auroc": bootstrap(
+            lambda drawn: float(np.mean([_auroc(ill[drawn], p[drawn]) for p in pneumonia])), patients, **intervals
+        ),
+        "sensitivity": rate(right[ill], patients[ill], **intervals),
+        "specificity": rate(right[~ill], patients[~ill], **intervals),
     }
 
 

@@ -55,7 +55,9 @@ def test_a_prevalence_outside_of_0_to_1_is_refused(stated: Classifier, prevalenc
 
 
 def test_a_model_without_a_prior_has_no_prevalence(make_bundle: MakeBundle) -> None:
-    classifier = Classifier.from_pretrained(f"local-dir:{make_bundle('test_resnet')}")
+    bundle = make_bundle("test_resnet")
+    write_description(bundle, read_description(bundle).model_copy(update={"prior": None}))
+    classifier = Classifier.from_pretrained(f"local-dir:{bundle}")
     assert predict(classifier, IMAGE).to_dict()["prevalence"] is None
     with pytest.raises(ValueError, match="the bundle of this model does not state its prior"):
         predict(classifier, IMAGE, prevalence=0.3)
