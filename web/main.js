@@ -73,7 +73,8 @@ class App {
     });
     showFrame(info, engine.api, (name) => this.read([{ name, example: true }]));
     listenForFiles((files) => this.read(files.map((file) => ({ name: file.name, file }))));
-    const shown = info.examples.filter(({ gallery }) => gallery).at(-1);
+    const gallery = info.examples.filter((example) => example.gallery);
+    const shown = gallery.find(({ status, truth }) => status === "ok" && truth !== "NORMAL") ?? gallery.at(-1);
     if (shown) this.read([{ name: shown.file, example: true }], { quiet: true });
     else byId("waiting").hidden = true;
   }

@@ -33,7 +33,8 @@ class Endpoints:
     async def classify_radiograph(self, image: bytes, options: Options) -> Answer:
         """Classify a chest radiograph as normal, bacterial or viral pneumonia, and show what the network looked at.
 
-        For research and teaching only: not a diagnosis. Made for frontal radiographs of children of one to five years.
+        For research and teaching only: not a diagnosis. Made for frontal radiographs of children of one to five years
+        and, with less evidence, of adults.
         """
         check(options, self.classifier)
         async with self.engine.admitted():
@@ -43,7 +44,8 @@ class Endpoints:
         """Classify several chest radiographs: a prediction for each, in their order, without overlays.
 
         An image that cannot be used is rejected with its reason and affects no other.
-        For research and teaching only: not a diagnosis. Made for frontal radiographs of children of one to five years.
+        For research and teaching only: not a diagnosis. Made for frontal radiographs of children of one to five years
+        and, with less evidence, of adults.
         """
         check(options, self.classifier)
         if not 1 <= len(images) <= self.limits.images:

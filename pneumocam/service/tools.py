@@ -22,7 +22,7 @@ SENDING = (
     "that is answered. No web address is fetched."
 )
 INSTRUCTIONS = (
-    "Classifies chest radiographs of children and shows where the network looked. For research and teaching only: "
+    "Classifies chest radiographs and shows where the network looked. For research and teaching only: "
     f"no result is a diagnosis; say so with every result. {SENDING}"
 )
 
