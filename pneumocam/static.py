@@ -236,8 +236,8 @@ def _document(html: str) -> str:
 def _write_examples(classifier: Classifier, folder: Path, download: int) -> None:
     """Copy the examples, and write what the page knows of them and of the model.
 
-    The page opens with the last example of its gallery. Its prediction is made here, so that the page shows it before
-    the model has been downloaded.
+    The prediction of the example that the page opens with is made here, so that the page shows it before the model has
+    been downloaded.
     """
     facts = page.facts(classifier, None, MOST_IMAGES, MOST_BYTES) | {"download": download, "examples": []}
     (folder / "examples" / "thumbs").mkdir(parents=True)
@@ -247,7 +247,7 @@ def _write_examples(classifier: Classifier, folder: Path, download: int) -> None
         (folder / "examples" / "thumbs" / file).write_bytes(thumbnail)
         facts["examples"].append(example | {"thumbnail": f"./examples/thumbs/{file}"})
     shutil.copyfile(page.EXAMPLES / "README.md", folder / "examples" / "README.md")
-    shown = next(example for example in reversed(facts["examples"]) if example["gallery"])
+    shown = next(example for example in facts["examples"] if example["first"])
     shown["row"] = "./model/example.json"
     prediction = predict(classifier, page.example(shown["file"]))
     _write_json(folder / "model" / "example.json", page.row_of(prediction, shown["file"]))

@@ -73,8 +73,7 @@ class App {
     });
     showFrame(info, engine.api, (name) => this.read([{ name, example: true }]));
     listenForFiles((files) => this.read(files.map((file) => ({ name: file.name, file }))));
-    const gallery = info.examples.filter((example) => example.gallery);
-    const shown = gallery.find(({ status, truth }) => status === "ok" && truth !== "NORMAL") ?? gallery.at(-1);
+    const shown = info.examples.find(({ first }) => first);
     if (shown) this.read([{ name: shown.file, example: true }], { quiet: true });
     else byId("waiting").hidden = true;
   }

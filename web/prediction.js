@@ -48,6 +48,7 @@
  * @property {string} file
  * @property {string} truth
  * @property {boolean} gallery
+ * @property {boolean} first whether the page opens with it
  * @property {string | null} label
  * @property {Status} status
  * @property {string} thumbnail address

@@ -164,21 +164,32 @@ def _colours(name: str) -> str:
 
 
 def examples(classifier: Classifier) -> list[tuple[Json, bytes]]:
-    """The example radiographs: file, true label, whether in the gallery, the model's answer; and a JPEG thumbnail."""
+    """The example radiographs and a JPEG thumbnail of each.
+
+    Returns:
+        file, truth (the true label), gallery (whether the page offers it), label and status (the model's prediction),
+        and first: whether the page opens with it. That is the first one of the gallery that has pneumonia and gets a
+        sure prediction, or else the last one of the gallery.
+    """
     rows = _example_rows()
-    predictions = predict_many(classifier, [example(row["file"]) for row in rows])
+    predictions = list(predict_many(classifier, [example(row["file"]) for row in rows]))
+    pairs = list(zip(rows, predictions, strict=True))
+    gallery = [row["file"] for row in rows if row["on_page"] == "yes"]
+    sure = (row["file"] for row, p in pairs if row["file"] in gallery and row["label"] != "NORMAL" and p.status == "ok")
+    first = next(sure, gallery[-1])
     return [
         (
             {
                 "file": row["file"],
                 "truth": row["label"],
-                "gallery": row["on_page"] == "yes",
+                "gallery": row["file"] in gallery,
+                "first": row["file"] == first,
                 "label": prediction.label,
                 "status": prediction.status,
             },
             picture(prediction.radiograph, 2 * THUMBNAIL_SIDE) if prediction.radiograph else b"",
         )
-        for row, prediction in zip(rows, predictions, strict=True)
+        for row, prediction in pairs
     ]
 
 
