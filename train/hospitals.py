@@ -23,6 +23,8 @@ from train.fit import read_config
 from train.metrics import Bools, Floats, bootstrap, rate
 from train.scored import Scored
 
+Facts = dict[str, Any]  # of a run: the weights it started from, and its epochs
+
 EVEN_ODDS = 0.5  # the threshold: training draws as many normal images as others
 
 
@@ -47,28 +49,31 @@ def run(config: Config) -> list[dict[str, Any]]:
     """Measure, write the file and return its rows.
 
     Returns:
-        For each combination of training sources and each source: `trained_on`, `seeds` (how many), `epochs`,
-        `measured_on`, `n`, and the mean over the seeds of AUROC, sensitivity and specificity at even odds, with 95%
-        intervals over patients.
+        For each combination of training sources and each source: `trained_on`, `seeds` (how many), `started_from`
+        (imagenet, scratch or the name of a file of weights), `epochs` of the run, `measured_on`, `n`, and the mean over
+        the seeds of AUROC, sensitivity and specificity at even odds, with 95% intervals over patients.
 
     Raises:
         DataError: a run is missing or unfinished, or runs of one row were validated on different images.
     """
     sources = sources_from(config.data, config.labels)
     whole = labelled_folder(sources)
-    found: dict[tuple[str, str], list[tuple[int, Scored]]] = defaultdict(list)
+    found: dict[tuple[str, str], list[tuple[Facts, Scored]]] = defaultdict(list)
     for folder in config.runs:
         if not (folder / "bundle" / "pneumocam.json").is_file():
             raise DataError(f"{folder} is no finished run of train.fit; start it, or go on with it by --resume.")
         classifier = Classifier.from_pretrained(f"local-dir:{folder / 'bundle'}")
         own = _validation(folder)
-        epochs = classifier.training["runs"][0]["epochs"]
+        facts = {
+            "started_from": classifier.training["recipe"]["init"],
+            "epochs": classifier.training["runs"][0]["epochs"],
+        }
         for source in whole.sources:
             images = [image for image in whole.images if image.source == source]
             if source in own:
                 images = [image for image in images if image.key in own[source]]
             images = largest_copies(images, roots_of(sources))
-            found[" + ".join(own), source].append((epochs, score(classifier, images, sources)))
+            found[" + ".join(own), source].append((facts, score(classifier, images, sources)))
     rows = [_row(*key, seeds, config) for key, seeds in found.items()]
     config.out.write_text(json.dumps(rows, indent=2) + "\n")
     return rows
@@ -85,7 +90,7 @@ def _validation(folder: Path) -> dict[str, set[object]]:
     return {source: keys(manifest.split("val"), source) for source in manifest.sources}
 
 
-def _row(trained_on: str, measured_on: str, seeds: list[tuple[int, Scored]], config: Config) -> dict[str, Any]:
+def _row(trained_on: str, measured_on: str, seeds: list[tuple[Facts, Scored]], config: Config) -> dict[str, Any]:
     first = seeds[0][1]
     if any(one.images != first.images for _, one in seeds):
         raise DataError(f"The runs of {trained_on} have other validation images of {measured_on} than each other.")
@@ -96,7 +101,7 @@ def _row(trained_on: str, measured_on: str, seeds: list[tuple[int, Scored]], con
     return {
         "trained_on": trained_on,
         "seeds": len(seeds),
-        "epochs": "/".join(map(str, sorted({epochs for epochs, _ in seeds}))),
+        **{name: "/".join(sorted({str(facts[name]) for facts, _ in seeds})) for name in seeds[0][0]},
         "measured_on": measured_on,
         "n": len(first.images),
         "auroc": bootstrap(

@@ -35,6 +35,7 @@ def test_a_row_for_each_pair_of_sources(trained: TrainingConfig, tmp_path: Path)
         ("children + adults", "children", 1, "1"),
         ("children + adults", "adults", 1, "1"),
     ]
+    assert {row["started_from"] for row in rows} == {"scratch"}
     assert [row["n"] for row in rows] == [11, 36, 11, sum(image.source == "adults" for image in held)]
     right: dict[bool, list[bool]] = {False: [], True: []}
     for folder in (one, two):
