@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pneumocam.predict import Prediction
 
 STDIN = "-"
+_FORCE = " To classify it anyway: --force."
 PREDICT = """Classify some images, one line for each.
 
     pneumocam predict chest.jpeg
@@ -75,6 +76,8 @@ class Predict:
     """Folder for overlays, NAME.overlay.png."""
     report: Folder = None
     """Folder for one-page reports, NAME-report.pdf."""
+    force: Flag = False
+    """Classify border cases that the guard refuses too; each is uncertain. A photograph stays rejected."""
     max_bytes: Size = "20MB"
     """Largest file that is read, such as 100MB."""
     json: Flag = False
@@ -98,7 +101,7 @@ class Predict:
 
         if self.target not in (None, *targets(classifier)):
             raise ValueError(f"--target is {self.target!r}; this model explains {', '.join(targets(classifier))}.")
-        predictions = predict_many(classifier, files, load=_load(settings.max_bytes))
+        predictions = predict_many(classifier, files, load=_load(settings.max_bytes), force=settings.force)
         names = distinct_names("stdin" if file == STDIN else file for file in files)
         width = max(map(len, files))
         classified = 0
@@ -154,6 +157,8 @@ class Score:
     """Keep the rows of --out and continue after them; rows with the code internal_error are repeated."""
     batch_size: Annotated[int, arg(metavar="N")] = 16
     """Images that are read and classified together."""
+    force: Flag = False
+    """Classify border cases that the guard refuses too; each is uncertain. A photograph stays rejected."""
     max_bytes: Size = "20MB"
     """Largest file that is read, such as 100MB."""
     engine: Literal["local", "ray"] = "local"
@@ -298,7 +303,7 @@ def _settings(options: Predict | Score) -> Settings:
     if batch_size < 1:
         raise ValueError(f"--batch-size is {batch_size}; expected at least 1.")
     max_bytes = parse_bytes(options.max_bytes)
-    return Settings(options.model, options.operating_point, options.prevalence, max_bytes, batch_size)
+    return Settings(options.model, options.operating_point, options.prevalence, max_bytes, batch_size, options.force)
 
 
 def _make_folder(option: str, folder: Path) -> None:
@@ -322,14 +327,15 @@ def _load(max_bytes: int) -> Callable[[Any], Any]:
 
 
 def _line(file: str, width: int, prediction: "Prediction") -> str:
-    """Aligned columns: file, label, P(pneumonia), the classes; then the reason and the steps, if any."""
+    """Aligned columns: file, label, P(pneumonia), classes; then reason, other warnings and steps, if there are any."""
     status, reason, radiograph = prediction.status, prediction.reason, prediction.radiograph
     cells = [f"{file:{width}}", f"{status if status != 'ok' else prediction.label:9}"]
     if status != "rejected":
         cells.append(f"P(pneumonia) {prediction.p_pneumonia:6.1%} ")
         cells += [f"{name} {p:6.1%}" for name, p in prediction.probabilities.items()]
     if reason:
-        cells.append(reason.message)
+        cells.append(reason.message + _FORCE * reason.can_be_forced)
+    cells += [warning.message for warning in prediction.warnings if not reason or warning.code != reason.code]
     if radiograph and radiograph.steps:
         cells.append(f"[{'; '.join(radiograph.steps)}]")
     return "  ".join(cells)

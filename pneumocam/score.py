@@ -36,6 +36,7 @@ class Settings:
         prevalence: share of pneumonia, in (0, 1); None for the model's own.
         max_bytes: largest file that is read.
         batch_size: images at a time, at least 1.
+        force: classify border cases that the guard refuses, as in `pneumocam.predict`.
     """
 
     model: str | None = None
@@ -43,6 +44,7 @@ class Settings:
     prevalence: float | None = None
     max_bytes: int = 20_000_000
     batch_size: int = 16
+    force: bool = False
 
     def classifier(self) -> "Classifier":
         """The model at this operating point and prevalence.
@@ -223,7 +225,7 @@ def _rows(paths: list[str], classifier: "Classifier", settings: Settings) -> Ite
     from pneumocam.predict import predict_many
 
     load = reader(settings.max_bytes)
-    predictions = predict_many(classifier, paths, batch_size=settings.batch_size, load=load)
+    predictions = predict_many(classifier, paths, batch_size=settings.batch_size, load=load, force=settings.force)
     for path, prediction in zip(paths, predictions, strict=True):
         yield table_row(path, prediction.to_dict())
 
