@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pneumocam.classifier import Classifier
 from pneumocam.image import Radiograph, Source, load_radiograph
+from pneumocam.network import one_thread
 from pneumocam.predict import MAX_BATCH, Prediction, classify, features_of, inspect
 
 _Request = tuple[Tensor, Future[Tensor]]  # (C, H, W) float32; its features
@@ -46,17 +47,18 @@ def traced(classifier: Classifier) -> Classifier:
     channels, height, width = classifier.preprocessing["input_size"]
     batch = torch.randn(MAX_BATCH, channels, height, width, generator=torch.Generator().manual_seed(0)).float()
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), one_thread:
             # PyTorch advises torch.export, whose graphs Python runs, or AOTInductor, which needs a C++ compiler.
             warnings.simplefilter("ignore")
-            graph = torch.jit.trace(_Backbone(classifier.network), batch, check_trace=False)  # type: ignore[no-untyped-call]
+            graph = torch.jit.trace(_Backbone(classifier.network), batch[:2], check_trace=False)  # type: ignore[no-untyped-call]
     except RuntimeError:  # parts of the network cannot be traced
         return classifier
     result = replace(classifier, network=_Traced(graph, classifier.network.forward_head))
-    for size in (1, 3, MAX_BATCH) * 2:  # twice: PyTorch optimises a graph after its first run
+    for size in (1, 3, MAX_BATCH):
         expected = features_of(classifier, batch[:size])
-        if not all(map(torch.equal, features_of(result, batch[:size]), expected)):
-            return classifier
+        for _ in range(2):  # PyTorch optimises a graph after its first run
+            if not all(map(torch.equal, features_of(result, batch[:size]), expected)):
+                return classifier
     return result
 
 

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
-from timm.data import create_transform
 from torch import Tensor
 
 from pneumocam.bundle import BundleError, Preprocessing, read_bundle
 from pneumocam.guard import Guard, load_guard
 from pneumocam.hub import Snapshot, load_with_fallback, locate
 from pneumocam.image import Radiograph
+from pneumocam.light_timm import timm
 from pneumocam.network import build_network
 
 
@@ -174,7 +174,7 @@ def load_or_fall_back(source: str | None = None, *, timeout: float = 30.0) -> Lo
 
 def eval_transform(preprocessing: Mapping[str, Any]) -> Callable[[Radiograph], Tensor]:
     """`Radiograph` -> `(C, H, W)` float32 by timm's own evaluation transform; C is 1, or 3 for repeated grey."""
-    transform = create_transform(**{key: preprocessing[key] for key in Preprocessing.model_fields})
+    transform = timm.data.create_transform(**{key: preprocessing[key] for key in Preprocessing.model_fields})
     # A partial can be pickled for data loading processes; a closure cannot.
     return partial(_transformed, transform, "L" if preprocessing["input_size"][0] == 1 else "RGB")
 

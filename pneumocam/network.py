@@ -1,11 +1,11 @@
 """A bundle's config and weights -> a timm network in eval mode, with its batch norms fused into its convolutions."""
 
 import copy
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -13,6 +13,38 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pneumocam.bundle import BundleError, NetworkConfig
+from pneumocam.light_timm import timm
+
+
+class _OneThread:
+    """Makes PyTorch compute on the calling thread alone.
+
+    The last digits depend on the number of threads. Small networks gain little from several, and threads that wait for
+    each other use up the processor.
+
+    `torch.set_num_threads` also affects threads that are new to PyTorch, so the old value is read only while no pass
+    runs.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._threads = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._threads = torch.get_num_threads()
+            self._inside += 1
+            torch.set_num_threads(1)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            torch.set_num_threads(self._threads)
+
+
+one_thread = _OneThread()
 
 
 def build_network(config: NetworkConfig, folder: Path) -> Any:
@@ -26,7 +58,7 @@ def build_network(config: NetworkConfig, folder: Path) -> Any:
         BundleError: timm cannot build the network, the weights do not belong to it, or it is no CNN.
     """
     # A model that is loaded in inference mode could not be explained later.
-    with torch.inference_mode(False):
+    with torch.inference_mode(False), one_thread:
         return _build(config, folder)
 
 

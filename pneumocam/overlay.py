@@ -1,6 +1,5 @@
 """The saliency map over the radiograph, with a strip for caption, colour bar and disclaimer."""
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -39,7 +38,7 @@ def draw_overlay(
 def blend(image: Image.Image, saliency: Saliency, *, opacity: float = 0.6, colour_map: str = COLOUR_MAP) -> Image.Image:
     """An image of mode "L" -> mode "RGB" with the map over it, as in `draw_overlay`."""
     heat = saliency.heatmap()  # (H, W)
-    palette = matplotlib.colormaps[colour_map](np.arange(256))[:, :3] * 255  # (256, 3)
+    palette = colours_of(colour_map, np.arange(256)) * 255  # (256, 3)
     colours = Image.fromarray((255 * heat).round().astype(np.uint8))
     colours.putpalette(palette.round().astype(np.uint8).tobytes())
     opaque = Image.fromarray((255 * opacity * heat).round().astype(np.uint8))
@@ -65,8 +64,16 @@ def _strip(width: int, caption: str, saliency: Saliency, colour_map: str) -> Ima
         write(f"Empty map: no region speaks for {saliency.target}.", margin, 2.1, 0.8, "#ffd27f")
         return strip
     bar_width, bar_height = width // 4, round(0.7 * size)
-    ramp = matplotlib.colormaps[colour_map](np.linspace(0, 1, bar_width))[None, :, :3] * 255  # (1, bar_width, 3)
+    ramp = colours_of(colour_map, np.linspace(0, 1, bar_width))[None] * 255  # (1, bar_width, 3)
     bar = Image.fromarray(np.repeat(ramp, bar_height, 0).round().astype(np.uint8))
     strip.paste(bar, (margin, margin + round(2.1 * size) - bar_height // 2))
     write(f"from none to most weight for {saliency.target}", 2 * margin + bar_width, 2.1, 0.8, grey)
     return strip
+
+
+def colours_of(colour_map: str, values: np.ndarray) -> np.ndarray:
+    """`(N,)` integers in 0..255 or floats in [0, 1] -> `(N, 3)` RGB in [0, 1] of a colour map of Matplotlib."""
+    import matplotlib  # slow to import, and many predictions need no picture
+
+    colours: np.ndarray = matplotlib.colormaps[colour_map](values)[:, :3]
+    return colours

@@ -1,7 +1,6 @@
 """Radiographs -> Predictions: one pass through the backbone gives the prediction and, on demand, its Grad-CAM."""
 
 import math
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from pneumocam.classifier import Classifier, OperatingPoint
 from pneumocam.gradcam import Saliency, grad_cam, input_box, targets
 from pneumocam.guard import Doubt, Floats, Inspection, NotAChestRadiograph
 from pneumocam.image import InternalError, Radiograph, RadiographError, Source, load_radiograph, without_border
+from pneumocam.network import one_thread
 from pneumocam.overlay import COLOUR_MAP, draw_overlay
 
 SCHEMA_VERSION = 1
@@ -197,7 +197,7 @@ def inspect(classifier: Classifier, radiograph: Radiograph, *, force: bool = Fal
     radiograph = without_border(radiograph)
     if classifier.guard is None:
         return Inspection(radiograph)
-    with _one_thread:
+    with one_thread:
         found = classifier.guard(radiograph)
     if found.refusal is None:
         return found
@@ -312,39 +312,11 @@ def features_of(classifier: Classifier, batch: Tensor) -> list[Tensor]:
 
     They do not depend on the rest of the batch: bit for bit in the bundled architecture, within rounding in others.
     """
-    with _one_thread:
+    with one_thread:
         features = classifier.features(batch)  # (B, D, h, w)
     # Copies, because a view would keep the features of the whole batch in memory.
     with torch.inference_mode(False):
         return [one.clone() for one in features]
-
-
-class _OneThread:
-    """Makes PyTorch compute on the calling thread alone: the last digits depend on the number of threads.
-
-    `torch.set_num_threads` also affects threads that are new to PyTorch, so the old value is read only while no pass
-    runs.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._threads = 0
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._inside:
-                self._threads = torch.get_num_threads()
-            self._inside += 1
-            torch.set_num_threads(1)
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            torch.set_num_threads(self._threads)
-
-
-_one_thread = _OneThread()
 
 
 def classify(
@@ -358,7 +330,7 @@ def classify(
         features: `(D, h, w)` float32, a row of `classifier.features`.
         inspection: what the guard found, if there is one.
     """
-    with torch.no_grad(), _one_thread:
+    with torch.no_grad(), one_thread:
         logits = classifier.head(features[None]).double() / classifier.temperature  # (1, K)
         ill = torch.tensor([name != "NORMAL" for name in classifier.label_names])  # (K,)
         logits = logits + classifier.log_odds_shift() * ill
