@@ -12,20 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tyro
-from sklearn.metrics import roc_auc_score
 
 from pneumocam import Classifier
 from train.data import DataError, LabelledImage, Manifest, labelled_folder, largest_copies, roots_of, sources_from
 from train.evaluate import HOSPITALS, score
 from train.fit import read_config
-from train.metrics import Bools, Floats, bootstrap, rate
-from train.scored import Scored
+from train.scored import Scored, over_seeds
 
 Facts = dict[str, Any]  # of a run: the weights it started from, and its epochs
-
-EVEN_ODDS = 0.5  # the threshold: training draws as many normal images as others
 
 
 @dataclass(frozen=True)
@@ -94,26 +89,13 @@ def _row(trained_on: str, measured_on: str, seeds: list[tuple[Facts, Scored]], c
     first = seeds[0][1]
     if any(one.images != first.images for _, one in seeds):
         raise DataError(f"The runs of {trained_on} have other validation images of {measured_on} than each other.")
-    pneumonia = np.stack([one.pneumonia for _, one in seeds])  # (seeds, N)
-    right = ((pneumonia >= EVEN_ODDS) == first.ill).mean(axis=0)
-    ill, patients = first.ill, np.array(first.groups)
-    intervals = {"resamples": config.resamples, "seed": config.seed}
     return {
         "trained_on": trained_on,
         "seeds": len(seeds),
         **{name: "/".join(sorted({str(facts[name]) for facts, _ in seeds})) for name in seeds[0][0]},
         "measured_on": measured_on,
-        "n": len(first.images),
-        "auroc": bootstrap(
-            lambda drawn: float(np.mean([_auroc(ill[drawn], p[drawn]) for p in pneumonia])), patients, **intervals
-        ),
-        "sensitivity": rate(right[ill], patients[ill], **intervals),
-        "specificity": rate(right[~ill], patients[~ill], **intervals),
+        **over_seeds([one for _, one in seeds], resamples=config.resamples, seed=config.seed),
     }
-
-
-def _auroc(ill: Bools, pneumonia: Floats) -> float:
-    return float(roc_auc_score(ill, pneumonia)) if 0 < ill.sum() < len(ill) else float("nan")
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
 
 from pneumocam import OperatingPoint
 from train.data import BINARY, LabelledImage, class_index
@@ -16,6 +17,7 @@ from train.metrics import (
     Floats,
     Ints,
     binary_probability,
+    bootstrap,
     decide,
     evaluate,
     margin,
@@ -23,6 +25,7 @@ from train.metrics import (
     risk_coverage,
 )
 
+EVEN_ODDS = 0.5  # the threshold of a network that is not calibrated: training draws as many normal images as others
 SIZES = (256, 1024, 1536)  # px, the longer side: the strata that figures are given for
 
 
@@ -153,6 +156,29 @@ def coverage(scored: Scored, threshold: float, **intervals: int) -> dict[str, An
         "binary": risk_coverage(~scored.wrong(threshold), sure, scored.groups, **intervals),
         "multiclass": risk_coverage(right, known.probabilities.max(axis=1), known.groups, **intervals),
     }
+
+
+def over_seeds(seeds: list[Scored], **intervals: int) -> dict[str, Any]:
+    """n, and the mean over several networks of AUROC, sensitivity and specificity at even odds.
+
+    Args:
+        seeds: the same images with the predictions of each network.
+        intervals: `resamples` and `seed` of the bootstrap.
+    """
+    first = seeds[0]
+    pneumonia = np.stack([one.pneumonia for one in seeds])  # (seeds, N)
+    right = ((pneumonia >= EVEN_ODDS) == first.ill).mean(axis=0)
+    ill, patients = first.ill, np.array(first.groups)
+    return {
+        "n": len(first.images),
+        "auroc": bootstrap(lambda d: float(np.mean([_auroc(ill[d], p[d]) for p in pneumonia])), patients, **intervals),
+        "sensitivity": rate(right[ill], patients[ill], **intervals),
+        "specificity": rate(right[~ill], patients[~ill], **intervals),
+    }
+
+
+def _auroc(ill: Bools, pneumonia: Floats) -> float:
+    return float(roc_auc_score(ill, pneumonia)) if 0 < ill.sum() < len(ill) else float("nan")
 
 
 def by_source(scored: Scored) -> dict[str, Scored]:
