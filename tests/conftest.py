@@ -1,4 +1,4 @@
-"""What test files share: the running app, tiny bundles, Hubs on loopback, made-up Kaggle folders, real films."""
+"""What test files share: the running app, tiny bundles, Hubs on loopback, made-up Kaggle folders, real images."""
 
 import hashlib
 import json
@@ -323,7 +323,7 @@ def writable_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[te
 def write_kaggle_folder(
     target: Path, patients: int = 8, *, folders: tuple[str, ...] = ("train",), subtypes: bool = True, size: int = 80
 ) -> Path:
-    """Write films in Kaggle's layout: normal is smooth, bacterial striped across, viral striped down."""
+    """Write images in Kaggle's layout: normal is smooth, bacterial striped across, viral striped down."""
     rng = np.random.default_rng(0)
     wave = (60 * np.sin(np.arange(size) / 2)).astype(np.float32)
     for folder in folders:
@@ -333,12 +333,12 @@ def write_kaggle_folder(
                 pixels = 110 + rng.normal(0, 12, (size, size)).astype(np.float32)
                 pixels += {"normal": wave[:, None] * 0, "bacteria": wave[:, None], "virus": wave[None, :]}[kind]
                 if kind == "normal":
-                    film = f"NORMAL/IM-{first + i:04d}-0001.jpeg"
+                    image = f"NORMAL/IM-{first + i:04d}-0001.jpeg"
                 elif subtypes:
-                    film = f"PNEUMONIA/person{first + i + (500 if kind == 'virus' else 0)}_{kind}_{i}.jpeg"
+                    image = f"PNEUMONIA/person{first + i + (500 if kind == 'virus' else 0)}_{kind}_{i}.jpeg"
                 else:
-                    film = f"PNEUMONIA/film-{first + i}-{kind[0]}.jpeg"
-                path = target / folder / film
+                    image = f"PNEUMONIA/image-{first + i}-{kind[0]}.jpeg"
+                path = target / folder / image
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=90)
     return target
@@ -387,14 +387,14 @@ def measured(trained: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def staged(measured: Path) -> Path:
     """The folder that is uploaded of it."""
-    stage(measured, measured.parent / "staged", repo="lung/film")
+    stage(measured, measured.parent / "staged", repo="lung/xray")
     return measured.parent / "staged"
 
 
 @pytest.fixture(scope="session")
 def staged_bundled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that is uploaded of the bundled model."""
-    folder = tmp_path_factory.mktemp("staged") / "film"
+    folder = tmp_path_factory.mktemp("staged") / "xray"
     stage(ROOT / "model", folder)
     return folder
 
@@ -404,5 +404,5 @@ def real_data() -> Path:
     """A folder with chest_xray/ in Kaggle's layout, from the environment variable PNEUMOCAM_TEST_DATA."""
     folder = os.environ.get("PNEUMOCAM_TEST_DATA")
     if not folder:
-        pytest.skip("PNEUMOCAM_TEST_DATA names no folder with the Kaggle chest X-rays; this test needs real films")
+        pytest.skip("PNEUMOCAM_TEST_DATA names no folder with the Kaggle chest X-rays; this test needs real images")
     return Path(folder)

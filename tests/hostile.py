@@ -1,9 +1,9 @@
-"""A corpus of hostile uploads: what an attacker, a broken exporter or a slip of the hand sends in place of a film.
+"""A corpus of hostile uploads: what an attacker, a broken exporter or a slip of the hand sends in place of an image.
 
     corpus()                         every item; its bytes are made when they are asked for, the same every time
     python -m tests.hostile [NAME]   feed all, or those that begin so, to `load_radiograph`; an answer a line, as JSON
 
-All comes from one film of `examples/`, made small, and from headers written here.
+All comes from one image of `examples/`, made small, and from headers written here.
 """
 
 import base64
@@ -57,8 +57,8 @@ class Hostile:
     Attributes:
         name: unique, "kind/what is wrong with it".
         filename: as the attacker would name the upload.
-        expect: codes of `RadiographError` that are right here, and "readable" if a film may come of it; empty where any
-            of these is.
+        expect: codes of `RadiographError` that are right here, and "readable" if an image may come of it; empty where
+            any of these is.
     """
 
     name: str
@@ -92,15 +92,15 @@ def _items(kind: str, filename: str, rows: Mapping[str, tuple[str, Make]]) -> It
 
 
 @cache
-def film(bits: int = 8) -> Array:
-    """(96, 112) of a real film over the full range; uint16 above 8 bits."""
+def greys(bits: int = 8) -> Array:
+    """(96, 112) of a real image over the full range; uint16 above 8 bits."""
     small = np.asarray(Image.open(EXAMPLE).convert("L").resize((WIDTH, HEIGHT))).astype(float)
     grey: Array = np.rint((small - small.min()) / np.ptp(small) * (2**bits - 1))
     return grey.astype(np.uint8 if bits <= 8 else np.uint16)
 
 
 def colour() -> Image.Image:
-    return Image.fromarray(np.dstack([film(), film()[::-1], film()]))
+    return Image.fromarray(np.dstack([greys(), greys()[::-1], greys()]))
 
 
 def encode(picture: Array | Image.Image, file_format: str, **options: Any) -> bytes:
@@ -134,7 +134,7 @@ def _rows(*planes: Array) -> bytes:
 
 def _adam7() -> bytes:
     passes = ((0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2), (1, 2, 0, 1))
-    return png(_rows(*(film()[y::dy, x::dx] for y, dy, x, dx in passes)), header=(8, 0, 1))
+    return png(_rows(*(greys()[y::dy, x::dx] for y, dy, x, dx in passes)), header=(8, 0, 1))
 
 
 def tiff(*tags: Tag, data: bytes = b"", next_ifd: int = 0) -> bytes:
@@ -151,7 +151,7 @@ TIFF_TAGS |= {"samples": 277, "rows": 278, "size": 279}
 
 
 def tiff_tags(more: int = 0, **changes: int) -> list[Tag]:
-    """The tags of a grey TIFF of `film`'s size in one strip, right behind them and `more` others."""
+    """The tags of a grey TIFF of `image`'s size in one strip, right behind them and `more` others."""
     values = {"width": WIDTH, "height": HEIGHT, "bits": 8, "packing": 1, "space": 1, "at": tiff_start(9 + more)}
     values |= {"samples": 1, "rows": HEIGHT, "size": WIDTH * HEIGHT}
     return [(TIFF_TAGS[name], 4, 1, value) for name, value in (values | changes).items()]
@@ -196,13 +196,13 @@ def _webp_sized(width: int, height: int) -> bytes:
 
 
 def _gif_with(before: bytes = b"", after: bytes = b"") -> bytes:
-    data = encode(film(), "GIF")
+    data = encode(greys(), "GIF")
     at = 13 + (3 << (data[10] & 7) + 1)
     return data[:at] + before + data[at:-1] + after + b";"
 
 
 def _jpeg_with(segments: bytes) -> bytes:
-    return b"\xff\xd8" + segments + encode(film(), "JPEG")[20:]  # without JFIF, whose resolution comes before EXIF's
+    return b"\xff\xd8" + segments + encode(greys(), "JPEG")[20:]  # without JFIF, whose resolution comes before EXIF's
 
 
 def _jpeg_sized(name: str, width: int, height: int) -> bytes:
@@ -212,7 +212,7 @@ def _jpeg_sized(name: str, width: int, height: int) -> bytes:
 
 def _oriented() -> Image.Exif:
     exif = Image.Exif()
-    exif[0x0112], exif[0x010E] = 6, "film"
+    exif[0x0112], exif[0x010E] = 6, "image"
     return exif
 
 
@@ -319,10 +319,10 @@ def _copied(plane: Array) -> bytes:
 
 @cache
 def by_gdcm(bits: int, name: str) -> bytes:
-    """The codestream of `film` in an encoding that only GDCM writes."""
+    """The codestream of `image` in an encoding that only GDCM writes."""
     with tempfile.TemporaryDirectory() as folder:
         plain, packed = Path(folder, "plain.dcm"), Path(folder, "packed.dcm")
-        plain.write_bytes(dicom(film(bits).tobytes(), _stored(bits), bits=8 if bits == 8 else 16))
+        plain.write_bytes(dicom(greys(bits).tobytes(), _stored(bits), bits=8 if bits == 8 else 16))
         reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
         reader.SetFileName(str(plain))
         assert reader.Read()
@@ -385,14 +385,14 @@ def _runs(row: NDArray[np.uint8]) -> bytes:
 
 def _whole() -> dict[str, Make]:
     """What is read, but for the two JPEG that only a DICOM may hold: its format and what is special about it."""
-    grey, bright = film, partial(film, 16)
+    grey, bright = greys, partial(greys, 16)
     return {
         "jpeg": EXAMPLE.read_bytes,
         "jpeg-small": lambda: encode(grey(), "JPEG", quality=90),
         "jpeg-progressive": lambda: encode(colour(), "JPEG", progressive=True, subsampling=0),
         "jpeg-cmyk": lambda: encode(colour().convert("CMYK"), "JPEG"),
         "jpeg-restarts": lambda: encode(colour(), "JPEG", restart_marker_rows=1),
-        "jpeg-exif": lambda: encode(grey(), "JPEG", exif=_oriented(), comment=b"film"),
+        "jpeg-exif": lambda: encode(grey(), "JPEG", exif=_oriented(), comment=b"image"),
         "jpeg-12-bit": lambda: by_gdcm(12, "JPEGExtendedProcess2_4"),
         "jpeg-lossless": lambda: by_gdcm(8, "JPEGLosslessProcess14_1"),
         "mpo": lambda: encode(grey(), "MPO", save_all=True, append_images=[Image.fromarray(255 - grey())]),
@@ -426,7 +426,7 @@ def _whole() -> dict[str, Make]:
         "webp": lambda: encode(colour(), "WEBP", exif=_oriented()),
         "webp-lossless": lambda: encode(colour(), "WEBP", lossless=True),
         "webp-alpha": lambda: encode(Image.fromarray(np.dstack([grey()] * 4)), "WEBP"),
-        "gif": lambda: encode(grey(), "GIF", comment=b"film"),
+        "gif": lambda: encode(grey(), "GIF", comment=b"image"),
         "jp2": lambda: encode(grey(), "JPEG2000"),
         "j2k": lambda: encode(colour(), "JPEG2000", no_jp2=True),
         "avif": lambda: encode(colour(), "AVIF"),
@@ -510,7 +510,7 @@ def damaged(name: str, what: str, seed: int = 0) -> bytes:
 def _damaged() -> Iterator[Hostile]:
     for name in WHOLE:
         for what in list(DAMAGE)[1::4] if name in APART else DAMAGE:
-            yield Hostile(f"{name}/{what}", f"film.{name.partition('-')[0]}", partial(damaged, name, what))
+            yield Hostile(f"{name}/{what}", f"image.{name.partition('-')[0]}", partial(damaged, name, what))
 
 
 # Headers that claim extremes
@@ -522,7 +522,7 @@ def _png_header(at: int, layout: str, *values: int) -> bytes:
 
 
 def _tiff_changed(**changes: int) -> bytes:
-    return tiff(*tiff_tags(**changes), data=film().tobytes())
+    return tiff(*tiff_tags(**changes), data=greys().tobytes())
 
 
 def _mpo_of(count: int) -> bytes:
@@ -547,19 +547,19 @@ def _extreme_headers() -> Iterator[Hostile]:
         }
         for name, make in sized.items():
             right = "" if name == "gif" and width < 65535 else expect  # its picture makes its canvas grow
-            yield from _items(name, f"film.{name[:4]}", {f"of {width} x {height}": (right, make)})
+            yield from _items(name, f"image.{name[:4]}", {f"of {width} x {height}": (right, make)})
     too_many = "too_large damaged_image"
     for width, height in ((2**31 - 1, 2**31 - 1), (2**32 - 1, 2**32 - 1), (2**31, 64), (2**24, 2**24)):
         size = f"of {width} x {height}"
-        yield from _items("png", "film.png", {size: (too_many, partial(_png_header, 16, ">II", width, height))})
-        yield from _items("tiff", "film.tif", {size: (too_many, partial(_tiff_changed, width=width, height=height))})
+        yield from _items("png", "image.png", {size: (too_many, partial(_png_header, 16, ">II", width, height))})
+        yield from _items("tiff", "image.tif", {size: (too_many, partial(_tiff_changed, width=width, height=height))})
     png_rows = {f"{bits} bits": partial(_png_header, 24, ">B", bits) for bits in (0, 3, 32, 255)}
     png_rows |= {f"colour type {kind}": partial(_png_header, 25, ">B", kind) for kind in (1, 5, 7, 255)}
     tags = product(TIFF_TAGS, (0, 1, 2, 5, 6, 7, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF))
     tiff_rows = {f"{tag} {value:#x}": partial(_tiff_changed, **{tag: value}) for tag, value in tags}
     negative = ((-64, 64), (64, -64), (-(2**31), 2**31 - 1), (2**31 - 1, -1), (30000, 30000))
     bmp_rows = {f"of {w} x {h}": partial(bmp, bytes(4096), (w, h)) for w, h in negative}
-    grey = film().tobytes()
+    grey = greys().tobytes()
     bmp_rows |= {f"{bits} bits": partial(bmp, grey, bits=bits) for bits in (0, 1, 2, 4, 16, 24, 32, 64, 65535)}
     bmp_rows |= {f"packing {kind}": partial(bmp, grey, packing=kind) for kind in (1, 2, 3, 4, 5, 6, 0xFFFFFFFF)}
     bmp_rows |= {f"{n} colours": partial(patched, bmp(grey), 46, "<I", n) for n in (0, 1, 65536, 0xFFFFFFFF)}
@@ -568,9 +568,9 @@ def _extreme_headers() -> Iterator[Hostile]:
         f"a canvas of {w} x {h}": partial(lambda *size: webp(_canvas(*size), _lossless()), w, h) for w, h in canvases
     }
     mpo_rows = {f"of {count} pictures": partial(_mpo_of, count) for count in (0, 1, 3, 0xFFFFFFFF)}
-    yield from _items("png", "film.png", {what: ("damaged_image", make) for what, make in png_rows.items()})
+    yield from _items("png", "image.png", {what: ("damaged_image", make) for what, make in png_rows.items()})
     for name, rows in (("tiff", tiff_rows), ("bmp", bmp_rows), ("webp", webp_rows), ("mpo", mpo_rows)):
-        yield from _items(name, f"film.{name}", {what: ("", make) for what, make in rows.items()})
+        yield from _items(name, f"image.{name}", {what: ("", make) for what, make in rows.items()})
 
 
 # Bombs: little on the wire, much in memory
@@ -707,7 +707,7 @@ def _picture_bombs() -> Iterator[Hostile]:
         "j2k": j2ks,
         "avif": avifs,
     }.items():
-        yield from _items(f"{name}-bomb", f"film.{name}", rows)
+        yield from _items(f"{name}-bomb", f"image.{name}", rows)
 
 
 def directory(size: int, tags: int = 300, kind: int = 7) -> bytes:
@@ -747,7 +747,7 @@ def _tag_bombs() -> Iterator[Hostile]:
     hidden = b"II*\0" + struct.pack("<I", 70_000) + bytes(69_992) + directory(9_000_000)[8:]
     many: list[Tag] = [(0x9000 + i, 7, 15_000_000, 8) for i in range(300)]
     chain = b"".join(struct.pack("<HHHIII", 1, 256, 4, 1, 64, 18 * (i + 2)) for i in range(100_000))
-    packed, grey = zlib.compress(bytes(113 * 96)), film().tobytes()
+    packed, grey = zlib.compress(bytes(113 * 96)), greys().tobytes()
     rows: dict[str, tuple[str, Make]] = {
         "JPEG, in 60 kB": ("damaged_image", lambda: _jpeg_with(_exif(directory(60_000, tags=4000)))),
         "JPEG, in many segments": ("damaged_image", lambda: _jpeg_with(_exif(directory(18_000_000)))),
@@ -783,7 +783,7 @@ def _tag_bombs() -> Iterator[Hostile]:
         ),
     }
     for what, row in rows.items():
-        yield from _items("tag-bomb", f"film.{what[:4].strip(',').lower()}", {what: row})
+        yield from _items("tag-bomb", f"image.{what[:4].strip(',').lower()}", {what: row})
 
 
 # Loops: little in memory, long to read
@@ -792,7 +792,7 @@ def _tag_bombs() -> Iterator[Hostile]:
 def _loops() -> Iterator[Hostile]:
     comment = b"!\xfe" + (b"\xff" + b"x" * 255) * 70_000 + b"\0"
     resources = (b"\xff\xed\xff\xffPhotoshop 3.0\0" + (b"8BIM" + bytes(8)) * 5460)[:65537] * 290
-    body, bad, any_code = _rows(film()), "damaged_image", ""
+    body, bad, any_code = _rows(greys()), "damaged_image", ""
     rows: dict[str, tuple[str, Make]] = {
         "png/1,500,000 empty chunks": (bad, lambda: png(body, chunk(b"abCd") * 1_500_000)),
         "png/1,500,000 empty chunks behind": (bad, lambda: WHOLE["png"]()[:-12] + chunk(b"abCd") * 1_500_000),
@@ -819,7 +819,7 @@ def _loops() -> Iterator[Hostile]:
     }
     for name, row in rows.items():
         kind, _, what = name.partition("/")
-        yield from _items(f"{kind}-loop", f"film.{kind}", {what: row})
+        yield from _items(f"{kind}-loop", f"image.{kind}", {what: row})
 
 
 # DICOM
@@ -888,10 +888,10 @@ def _dicom_tags() -> Iterator[Hostile]:
         "a modality with a name in it": ("not_a_radiograph", {MODALITY: ("LO", SECRET)}),
         "two frames": ("multi_frame", {0x00280008: text(b"2", "IS")}),
     }
-    rows = {what: (expect, partial(dicom, film().tobytes(), changes)) for what, (expect, changes) in certain.items()}
-    yield from _items("dcm-tags", "film.dcm", rows)
+    rows = {what: (expect, partial(dicom, greys().tobytes(), changes)) for what, (expect, changes) in certain.items()}
+    yield from _items("dcm-tags", "image.dcm", rows)
     for what, changes in _wrong_tags().items():
-        yield Hostile(f"dcm-tags/{what}", "film.dcm", partial(dicom, film().tobytes(), changes))
+        yield Hostile(f"dcm-tags/{what}", "image.dcm", partial(dicom, greys().tobytes(), changes))
 
 
 def _deflated(body: bytes) -> bytes:
@@ -900,7 +900,7 @@ def _deflated(body: bytes) -> bytes:
 
 
 def _dicom_structures() -> Iterator[Hostile]:
-    pixels, deep = film().tobytes(), element(OTHER, "SQ", length=UNKNOWN) + OPEN_ITEM
+    pixels, deep = greys().tobytes(), element(OTHER, "SQ", length=UNKNOWN) + OPEN_ITEM
     tables, closed = element(VOI, "SQ", length=UNKNOWN) + OPEN_ITEM, END_OF_ITEM + END_OF_SEQUENCE
     whole, header = dicom(pixels), 132 + 12 + 8 + 20
     raw, tail = partial(dicom, pixels), partial(dicom, b"")
@@ -953,11 +953,11 @@ def _dicom_structures() -> Iterator[Hostile]:
         rows[f"{name} of zeros"] = bad, partial(dicom, bytes(999), syntax=syntax)
         rows[f"{name} of text"] = bad, partial(dicom, SECRET * 9, syntax=syntax)
         rows[f"{name} in no fragments"] = bad, partial(dicom, syntax=syntax, tail=element(PIXELS, "OB", pixels))
-    yield from _items("dcm-structure", "film.dcm", rows)
+    yield from _items("dcm-structure", "image.dcm", rows)
 
 
 def _dicom_bombs() -> Iterator[Hostile]:
-    area, pixels, items = GIGA * GIGA, film().tobytes(), b"\xfe\xff\0\xe0\0\0\0\0" * 2_000_000
+    area, pixels, items = GIGA * GIGA, greys().tobytes(), b"\xfe\xff\0\xe0\0\0\0\0" * 2_000_000
     square: dict[str, Any] = {"size": (GIGA, GIGA)}
     shown = window(b"100", b"300") | {SLOPE: text(b"0.5"), INTERCEPT: text(b"1")}
     bad, large, blank = "damaged_image", "too_large", "blank"
@@ -970,7 +970,7 @@ def _dicom_bombs() -> Iterator[Hostile]:
         return dicom(pixels, raw=element(tag, "SQ", items + END_OF_SEQUENCE, **options))
 
     rows: dict[str, tuple[str, Make]] = {
-        "RLE of 1.2 GB for a small film": (blank, lambda: packed(b"\x81\0" * 9_500_000)),
+        "RLE of 1.2 GB for a small image": (blank, lambda: packed(b"\x81\0" * 9_500_000)),
         "RLE of 9,500,000 single bytes": (blank, lambda: packed(b"\0\1" * 9_500_000)),
         "RLE of 19,000,000 times nothing": (bad, lambda: packed(b"\x80" * 19_000_000)),
         "RLE of 15 segments": (bad, lambda: packed(*[_run(100)] * 15)),
@@ -1031,7 +1031,7 @@ def _dicom_bombs() -> Iterator[Hostile]:
         "9,000,000 rows": (bad, lambda: dicom(pixels, {ROWS: ("OW", b"`\0" * 9_000_000)})),
     }
     _width: Elements = {0x00281051: text(b"1")}
-    yield from _items("dcm-bomb", "film.dcm", rows)
+    yield from _items("dcm-bomb", "image.dcm", rows)
 
 
 # Two things in one, and other things than pictures
@@ -1045,7 +1045,7 @@ ELF = b"\x7fELF\2\1\1" + bytes(9) + struct.pack("<HHI", 2, 62, 1)
 MEDIA = b"\0\0\0\x18ftyp"
 
 
-def archive(name: str = "film.png", content: bytes = b"film") -> bytes:
+def archive(name: str = "image.png", content: bytes = b"image") -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as target:
         target.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
@@ -1058,37 +1058,37 @@ def _comment(data: bytes) -> bytes:
 
 def _before(start: bytes) -> bytes:
     """A DICOM with something else in the 128 bytes that are free."""
-    return start[:128].ljust(128, b"\n") + dicom(film().tobytes())[128:]
+    return start[:128].ljust(128, b"\n") + dicom(greys().tobytes())[128:]
 
 
 def _polyglots() -> Iterator[Hostile]:
     jpeg, picture, gif, ok = WHOLE["jpeg-small"], WHOLE["png"], WHOLE["gif"], "readable"
     start = partial(tiff, *tiff_tags(at=600))
     rows: dict[str, tuple[str, str, Make]] = {
-        "GIF and JavaScript": ("", "film.gif", lambda: b"GIF89a/*" + gif()[8:] + b"*/=1;alert(1)"),
-        "GIF and PHP": (ok, "film.php", lambda: gif() + b"<?php system($_GET['c']); ?>"),
-        "PNG and ZIP": (ok, "film.zip", lambda: picture() + archive()),
-        "PNG and a script": (ok, "film.png.sh", lambda: picture() + SHELL),
-        "PNG with HTML": (ok, "film.html", lambda: png(_rows(film()), chunk(b"tEXt", b"Comment\0" + HTML))),
-        "JPEG with HTML": (ok, "film.html", lambda: _jpeg_with(_comment(HTML))),
-        "JPEG and ZIP": (ok, "film.jar", lambda: jpeg() + archive("META-INF/MANIFEST.MF")),
-        "JPEG and RAR": (ok, "film.rar", lambda: jpeg() + b"Rar!\x1a\7\1\0" + bytes(99)),
-        "JPEG with PDF": (ok, "film.pdf", lambda: _jpeg_with(_comment(PDF)) + b"\nendstream endobj\n%%EOF"),
-        "PDF with JPEG": ("not_an_image", "film.pdf", lambda: PDF + jpeg() + b"\nendstream endobj\n%%EOF"),
-        "BMP and JavaScript": ("", "film.js", lambda: b"BM=0;/*" + WHOLE["bmp"]()[7:] + b"*/"),
-        "TIFF and a program": (ok, "film.exe", lambda: WHOLE["tiff"]() + EXE),
-        "WebP and a program": (ok, "film.exe", lambda: WHOLE["webp"]() + ELF),
-        "DICOM and ZIP": ("", "film.zip", lambda: dicom(film().tobytes()) + archive()),
-        "TIFF before DICOM": (ok, "film.tif", lambda: _before(start())),
-        "program before DICOM": (ok, "film.exe", lambda: _before(EXE)),
-        "script before DICOM": (ok, "film.sh", lambda: _before(SHELL)),
-        "HTML before DICOM": (ok, "film.html", lambda: _before(HTML)),
-        "JPEG before DICOM": (ok, "film.jpg", lambda: _before(jpeg())),
-        "PNG called JPEG": (ok, "film.jpg", picture),
-        "DICOM called PNG": (ok, "film.png", partial(dicom, film().tobytes())),
-        "JPEG called DICOM": (ok, "film.dcm", jpeg),
-        "JPEG twice": (ok, "film.jpg", lambda: jpeg() * 2),
-        "PNG and JPEG": (ok, "film.png", lambda: picture() + jpeg()),
+        "GIF and JavaScript": ("", "image.gif", lambda: b"GIF89a/*" + gif()[8:] + b"*/=1;alert(1)"),
+        "GIF and PHP": (ok, "image.php", lambda: gif() + b"<?php system($_GET['c']); ?>"),
+        "PNG and ZIP": (ok, "image.zip", lambda: picture() + archive()),
+        "PNG and a script": (ok, "image.png.sh", lambda: picture() + SHELL),
+        "PNG with HTML": (ok, "image.html", lambda: png(_rows(greys()), chunk(b"tEXt", b"Comment\0" + HTML))),
+        "JPEG with HTML": (ok, "image.html", lambda: _jpeg_with(_comment(HTML))),
+        "JPEG and ZIP": (ok, "image.jar", lambda: jpeg() + archive("META-INF/MANIFEST.MF")),
+        "JPEG and RAR": (ok, "image.rar", lambda: jpeg() + b"Rar!\x1a\7\1\0" + bytes(99)),
+        "JPEG with PDF": (ok, "image.pdf", lambda: _jpeg_with(_comment(PDF)) + b"\nendstream endobj\n%%EOF"),
+        "PDF with JPEG": ("not_an_image", "image.pdf", lambda: PDF + jpeg() + b"\nendstream endobj\n%%EOF"),
+        "BMP and JavaScript": ("", "image.js", lambda: b"BM=0;/*" + WHOLE["bmp"]()[7:] + b"*/"),
+        "TIFF and a program": (ok, "image.exe", lambda: WHOLE["tiff"]() + EXE),
+        "WebP and a program": (ok, "image.exe", lambda: WHOLE["webp"]() + ELF),
+        "DICOM and ZIP": ("", "image.zip", lambda: dicom(greys().tobytes()) + archive()),
+        "TIFF before DICOM": (ok, "image.tif", lambda: _before(start())),
+        "program before DICOM": (ok, "image.exe", lambda: _before(EXE)),
+        "script before DICOM": (ok, "image.sh", lambda: _before(SHELL)),
+        "HTML before DICOM": (ok, "image.html", lambda: _before(HTML)),
+        "JPEG before DICOM": (ok, "image.jpg", lambda: _before(jpeg())),
+        "PNG called JPEG": (ok, "image.jpg", picture),
+        "DICOM called PNG": (ok, "image.png", partial(dicom, greys().tobytes())),
+        "JPEG called DICOM": (ok, "image.dcm", jpeg),
+        "JPEG twice": (ok, "image.jpg", lambda: jpeg() * 2),
+        "PNG and JPEG": (ok, "image.png", lambda: picture() + jpeg()),
     }
     for what, (expect, filename, make) in rows.items():
         yield from _items("polyglot", filename, {what: (expect, make)})
@@ -1101,14 +1101,14 @@ def _npy(array: Array) -> bytes:
 
 
 def _wrong() -> Iterator[Hostile]:
-    jpeg, grey = WHOLE["jpeg-small"], film
+    jpeg, grey = WHOLE["jpeg-small"], greys
     files: dict[str, Make] = {
         "svg": lambda: SVG,
         "html": lambda: HTML,
         "zip": archive,
         "docx": lambda: archive("word/document.xml", b"<w:document/>"),
         "zip.png": lambda: archive("../../etc/passwd", b"root::0:0::/:/bin/sh"),
-        "bomb.zip": lambda: archive("film", bytes(50_000_000)),
+        "bomb.zip": lambda: archive("image", bytes(50_000_000)),
         "pdf": lambda: PDF + b"endstream endobj\n%%EOF",
         "exe": lambda: EXE,
         "so": lambda: ELF,
@@ -1132,7 +1132,7 @@ def _wrong() -> Iterator[Hostile]:
         "sgi": lambda: encode(grey(), "SGI"),
         "fits": lambda: b"SIMPLE  =                    T".ljust(2880),
         "fli": lambda: bytes(4) + b"\x11\xaf" + bytes(999),
-        "xpm": lambda: b'/* XPM */ static char *film[] = {"64 64 1 1", "a c #000000"};',
+        "xpm": lambda: b'/* XPM */ static char *image[] = {"64 64 1 1", "a c #000000"};',
         "mhd": lambda: b"ObjectType = Image\nElementDataFile = /etc/passwd\n",
         "nii": lambda: struct.pack("<I", 348) + bytes(340) + b"n+1\0" + bytes(999),
         "txt": lambda: b"The lungs are clear.\n",
@@ -1141,14 +1141,14 @@ def _wrong() -> Iterator[Hostile]:
         "xml": lambda: b'<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><x>&a;</x>',
         "base64": lambda: base64.b64encode(jpeg()),
         "url": lambda: b"http://169.254.169.254/latest/meta-data/",
-        "pkl": lambda: pickle.dumps({"film": [1, 2, 3]}),
+        "pkl": lambda: pickle.dumps({"image": [1, 2, 3]}),
         "pt": lambda: archive("archive/data.pkl", pickle.dumps({"weight": 1})),
         "npy": lambda: _npy(grey()),
         "object.npy": lambda: (
             b"\x93NUMPY\1\0v\0{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(128) + b"N."
         ),
-        "npz": lambda: archive("film.npy", _npy(grey())),
-        "safetensors": lambda: struct.pack("<Q", 2**63) + b'{"film":{}}',
+        "npz": lambda: archive("image.npy", _npy(grey())),
+        "safetensors": lambda: struct.pack("<Q", 2**63) + b'{"image":{}}',
         "py": lambda: b"import os; os.system('id')\n",
         "utf-16": lambda: "\ufeffThe lungs are clear.".encode("utf-16"),
         "nuls": lambda: bytes(100_000),
@@ -1156,14 +1156,14 @@ def _wrong() -> Iterator[Hostile]:
         "noise": lambda: random.Random(0).randbytes(100_000),
     }
     for ending, make in files.items():
-        yield from _items("wrong", f"film.{ending}", {ending: ("not_an_image", make)})
+        yield from _items("wrong", f"image.{ending}", {ending: ("not_an_image", make)})
     heic = {"heic": ("damaged_image not_an_image", lambda: MEDIA + b"heic\0\0\0\0mif1heic" + bytes(999))}
-    yield from _items("wrong", "film.heic", heic)
+    yield from _items("wrong", "image.heic", heic)
     for name in ("jpeg", "png", "dcm"):
         make = partial(lambda name: WHOLE[name]().ljust(20_000_001, b"\0"), name)
-        yield from _items("wrong", f"film.{name}", {f"{name} of too many bytes": ("too_large", make)})
-    stream = partial(lambda: bytes(jpeg_ls.encode_array(film())))
-    yield from _items("wrong", "film.jls", {"jls": ("damaged_image", stream)})
+        yield from _items("wrong", f"image.{name}", {f"{name} of too many bytes": ("too_large", make)})
+    stream = partial(lambda: bytes(jpeg_ls.encode_array(greys())))
+    yield from _items("wrong", "image.jls", {"jls": ("damaged_image", stream)})
 
 
 def _tiny() -> Iterator[Hostile]:
@@ -1174,9 +1174,9 @@ def _tiny() -> Iterator[Hostile]:
         "gif": b"GIF89a@\0@\0",
     }
     starts |= {"webp": b"RIFF\0\0\0\0WEBPVP8 ", "bmp": b"BM", "dcm": b"\x08\0\x05\0CS", "bin": b"\x01\x80"}
-    yield Hostile("tiny/nothing", "film.png", bytes, frozenset({"not_an_image"}))
+    yield Hostile("tiny/nothing", "image.png", bytes, frozenset({"not_an_image"}))
     for (ending, start), size in product(starts.items(), (1, 2, 4, 8, 16)):
-        yield Hostile(f"tiny/{size} bytes of {ending}", f"film.{ending}", partial(start[:size].ljust, size, b"\0"))
+        yield Hostile(f"tiny/{size} bytes of {ending}", f"image.{ending}", partial(start[:size].ljust, size, b"\0"))
 
 
 # Names
@@ -1188,40 +1188,40 @@ NAMES = {
     "up the tree, backwards": "..\\..\\windows\\win.ini",
     "up the tree, in disguise": "....//....//etc/passwd",
     "absolute": "/etc/passwd",
-    "a drive": "C:\\film.jpg",
-    "a share": "\\\\evil\\share\\film.jpg",
-    "a URL": "http://127.0.0.1:80/film.jpg",
+    "a drive": "C:\\image.jpg",
+    "a share": "\\\\evil\\share\\image.jpg",
+    "a URL": "http://127.0.0.1:80/image.jpg",
     "a file's URL": "file:///etc/passwd",
-    "a NUL": "film.jpg\0.exe",
-    "a line feed": "film\n.jpg",
-    "a header": "film.jpg\r\nSet-Cookie: a=b",
+    "a NUL": "image.jpg\0.exe",
+    "a line feed": "image\n.jpg",
+    "a header": "image.jpg\r\nSet-Cookie: a=b",
     "300 characters": "a" * 296 + ".jpg",
     "70,000 characters": "a" * 70_000 + ".jpg",
-    "right to left": "film\u202egpj.exe",
+    "right to left": "image\u202egpj.exe",
     "a device": "CON",
     "a device with an ending": "NUL.jpg",
     "a dash": "-rf",
     "an option": "--output=/etc/passwd",
-    "quotes": "film'\"`.jpg",
+    "quotes": "image'\"`.jpg",
     "HTML": "<img src=x onerror=alert(1)>.jpg",
     "a script": "<script>alert(1)</script>.jpg",
-    "a shell": "film.jpg; touch pwned #",
+    "a shell": "image.jpg; touch pwned #",
     "a substitution": "$(touch pwned).jpg",
     "a pipe": "|id",
-    "an injection": "film'); DROP TABLE films;--.jpg",
+    "an injection": "image'); DROP TABLE images;--.jpg",
     "a format": "%s%n{0.__class__}.jpg",
     "emoji": "\U0001fac1\U0001f9b4.jpg",
     "combining marks": "f\u0301i\u0308lm.jpg",
     "zero width": "fi\u200blm.jpg",
-    "half a pair": "film\udcff.jpg",
+    "half a pair": "image\udcff.jpg",
     "spaces": "   .jpg",
     "nothing": "",
     "a dot": ".",
     "two dots": "..",
     "hidden": ".htaccess",
-    "two endings": "film.jpg.php",
-    "a final dot": "film.jpg.",
-    "a stream": "film.jpg::$DATA",
+    "two endings": "image.jpg.php",
+    "a final dot": "image.jpg.",
+    "a stream": "image.jpg::$DATA",
     "a patient": f"{SECRET.decode()}.jpg",
 }
 
@@ -1260,7 +1260,7 @@ def answer(item: Hostile) -> dict[str, Any]:
         try:
             pixels = load_radiograph(data).pixels
             whole = pixels.dtype == np.uint8 and pixels.ndim == 2 and min(pixels.shape) >= 64
-            outcome = "readable" if whole else f"no film: {pixels.dtype} {pixels.shape}"
+            outcome = "readable" if whole else f"no image: {pixels.dtype} {pixels.shape}"
         except RadiographError as error:
             outcome, message = error.code, " ".join(map(str, (error, error.args, error.__cause__, error.__context__)))
         except Exception:
@@ -1287,7 +1287,7 @@ def peak_memory() -> int:
 def main() -> None:
     """Answer for every item, or for those whose names begin as given; first comes the memory that it starts with."""
     wanted = tuple(sys.argv[1:])
-    answer(Hostile("", "film.jpg", EXAMPLE.read_bytes))
+    answer(Hostile("", "image.jpg", EXAMPLE.read_bytes))
     claimed, used = (int(pages) * resource.getpagesize() for pages in Path("/proc/self/statm").read_text().split()[:2])
     resource.setrlimit(resource.RLIMIT_AS, (claimed + MEMORY, claimed + MEMORY))
     logging.getLogger().setLevel(logging.DEBUG)

@@ -24,7 +24,7 @@ Array = NDArray[Any]
 SECRET = "Roentgen^Anna"
 
 
-def film(bits: int = 8, height: int = 96, width: int = 80) -> Array:
+def greys(bits: int = 8, height: int = 96, width: int = 80) -> Array:
     """A gradient with a brighter disc in it, over the full range of `bits`; no two orientations look alike."""
     y, x = np.mgrid[0:height, 0:width]
     levels = 0.5 * x / width + 0.3 * y / height + 0.2 * ((x - 50) ** 2 + (y - 30) ** 2 < 400)
@@ -33,8 +33,8 @@ def film(bits: int = 8, height: int = 96, width: int = 80) -> Array:
     return grey.astype(np.uint8 if bits <= 8 else np.uint16)
 
 
-FILM = film()
-FILM_8_OF_12 = np.rint(film(12) * (255 / 4095)).astype(np.uint8)
+GREYS = greys()
+GREYS_8_OF_12 = np.rint(greys(12) * (255 / 4095)).astype(np.uint8)
 
 
 def encode(picture: Array | Image.Image, file_format: str, **options: Any) -> bytes:

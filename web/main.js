@@ -107,20 +107,25 @@ class App {
     const waiting = session.rows.flatMap((row, i) => (row ? [] : [i]));
     const work = async () => {
       for (let index = waiting.shift(); index !== undefined; index = waiting.shift()) {
-        const row = await this.#classify(session.sources[index], signal);
+        const row = await this.#classify(session.sources[index], signal).catch((error) => {
+          waiting.length = 0;
+          throw error;
+        });
         if (signal.aborted) return;
         session.rows[index] = row;
         this.#arrived(session, quiet);
       }
     };
     try {
-      await Promise.all(Array.from({ length: Math.min(AT_ONCE, waiting.length) }, work));
+      // All of them: what arrives after a failure would take its message away.
+      const ends = await Promise.allSettled(Array.from({ length: Math.min(AT_ONCE, waiting.length) }, work));
+      const failed = ends.find((end) => end.status === "rejected");
+      if (failed) throw failed.reason;
       if (signal.aborted) return;
       session.finished = true;
       this.#arrived(session, quiet, true);
       this.#busy(false);
     } catch (error) {
-      waiting.length = 0;
       if (signal.aborted) return;
       this.#busy(false);
       this.#tell(error, () => {

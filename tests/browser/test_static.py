@@ -4,7 +4,7 @@ import base64
 import io
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -104,8 +104,20 @@ def visit(host: Host, browser: Browser) -> Iterator[Callable[..., Page]]:
     contexts = []
     requests: list[str] = []
 
-    def open_page(path: str = "", width: int = 1366, height: int = 768) -> Page:
-        context = browser.new_context(viewport={"width": width, "height": height}, locale="en-GB")
+    def open_page(
+        path: str = "",
+        width: int = 1366,
+        height: int = 768,
+        routes: Mapping[str, Callable[[Route], None]] | None = None,
+    ) -> Page:
+        context = browser.new_context(
+            viewport={"width": width, "height": height},
+            locale="en-GB",
+            # A service worker's own requests do not pass the routes.
+            service_workers="block" if routes else "allow",
+        )
+        for pattern, handler in (routes or {}).items():
+            context.route(pattern, handler)
         contexts.append(context)
         context.set_default_timeout(TIMEOUT)
         context.on("request", lambda request: requests.append(request.url))
@@ -286,8 +298,7 @@ def test_a_border_case_is_shown_anyway(visit: Callable[..., Page], bundled: Clas
         model["guard"]["thresholds"]["chest"] = 900
         route.fulfill(json=model)
 
-    page = visit()
-    page.context.route("**/model/model.json", stricter)
+    page = visit(routes={"**/model/model.json": stricter})
     page.set_input_files("#files", EXAMPLES[0])
     expect(page.locator("#result .eyebrow")).to_contain_text(EXAMPLES[0].name, timeout=TIMEOUT)
     page.get_by_role("button", name=PAGE_EN["show_anyway"]).click()

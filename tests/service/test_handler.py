@@ -25,7 +25,7 @@ from pneumocam import Classifier, predict
 from tests.conftest import EXAMPLES
 
 ROOT = Path(__file__).parents[2]
-FILM = EXAMPLES[0]
+IMAGE = EXAMPLES[0]
 EMULATOR = ROOT / ".emulator"
 
 
@@ -34,8 +34,8 @@ def endpoint() -> EndpointHandler:
     return EndpointHandler(str(ROOT / "model"))
 
 
-def encoded(film: Path | bytes) -> str:
-    return base64.b64encode(film if isinstance(film, bytes) else film.read_bytes()).decode()
+def encoded(image: Path | bytes) -> str:
+    return base64.b64encode(image if isinstance(image, bytes) else image.read_bytes()).decode()
 
 
 def ask(endpoint: EndpointHandler, inputs: Any, **parameters: Any) -> dict[str, Any]:
@@ -45,8 +45,8 @@ def ask(endpoint: EndpointHandler, inputs: Any, **parameters: Any) -> dict[str, 
     return answer
 
 
-def expected(film: Any, classifier: Classifier) -> dict[str, Any]:
-    return predict(classifier, film).to_dict()
+def expected(image: Any, classifier: Classifier) -> dict[str, Any]:
+    return predict(classifier, image).to_dict()
 
 
 def picture(text: str) -> np.ndarray:
@@ -54,9 +54,9 @@ def picture(text: str) -> np.ndarray:
 
 
 def dicom() -> bytes:
-    """FILM with 12 bits, as DICOM."""
-    with Image.open(FILM) as film:
-        pixels = np.asarray(film.convert("L")).astype(np.uint16) * 16
+    """IMAGE with 12 bits, as DICOM."""
+    with Image.open(IMAGE) as image:
+        pixels = np.asarray(image.convert("L")).astype(np.uint16) * 16
     data = Dataset()
     data.Modality = "DX"
     data.PhotometricInterpretation = "MONOCHROME2"
@@ -72,20 +72,20 @@ def dicom() -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["base64", "base64 in lines", "bytes", "picture"])
-def test_one_film_gets_the_answer_that_python_gets(endpoint: EndpointHandler, kind: str) -> None:
+def test_one_image_gets_the_answer_that_python_gets(endpoint: EndpointHandler, kind: str) -> None:
     inputs = {
-        "base64": encoded(FILM),
-        "base64 in lines": base64.encodebytes(FILM.read_bytes()).decode(),
-        "bytes": FILM.read_bytes(),
-        "picture": Image.open(io.BytesIO(FILM.read_bytes())),
+        "base64": encoded(IMAGE),
+        "base64 in lines": base64.encodebytes(IMAGE.read_bytes()).decode(),
+        "bytes": IMAGE.read_bytes(),
+        "picture": Image.open(io.BytesIO(IMAGE.read_bytes())),
     }[kind]
-    assert ask(endpoint, inputs) == expected(FILM, endpoint.classifier)
-    assert endpoint({"inputs": inputs}) == expected(FILM, endpoint.classifier)
+    assert ask(endpoint, inputs) == expected(IMAGE, endpoint.classifier)
+    assert endpoint({"inputs": inputs}) == expected(IMAGE, endpoint.classifier)
 
 
 def test_sixteen_bits_and_dicom_come_whole_as_base64(endpoint: EndpointHandler) -> None:
-    with Image.open(FILM) as film:
-        pixels = np.asarray(film.convert("L"))
+    with Image.open(IMAGE) as image:
+        pixels = np.asarray(image.convert("L"))
     buffer = io.BytesIO()
     Image.fromarray(pixels.astype(np.uint16) * 257).save(buffer, "PNG")
     answer = ask(endpoint, encoded(buffer.getvalue()))
@@ -96,19 +96,19 @@ def test_sixteen_bits_and_dicom_come_whole_as_base64(endpoint: EndpointHandler) 
 
 @pytest.mark.parametrize("target", [None, "VIRAL", "PNEUMONIA"])
 def test_the_overlay_is_the_one_that_python_draws(endpoint: EndpointHandler, target: str | None) -> None:
-    answer = ask(endpoint, encoded(FILM), target=target, overlay=True)
-    drawn = predict(endpoint.classifier, FILM).overlay(target)
+    answer = ask(endpoint, encoded(IMAGE), target=target, overlay=True)
+    drawn = predict(endpoint.classifier, IMAGE).overlay(target)
     np.testing.assert_array_equal(picture(answer.pop("overlay")), np.asarray(drawn))
-    assert answer == expected(FILM, endpoint.classifier)
+    assert answer == expected(IMAGE, endpoint.classifier)
 
 
-def test_a_batch_answers_in_order_and_a_bad_film_spoils_none(endpoint: EndpointHandler) -> None:
-    films = [encoded(EXAMPLES[1]), encoded(b"no film"), encoded(FILM), 7]
-    answers = endpoint({"inputs": films, "parameters": {"overlay": True}})
+def test_a_batch_answers_in_order_and_a_bad_image_spoils_none(endpoint: EndpointHandler) -> None:
+    images = [encoded(EXAMPLES[1]), encoded(b"no image"), encoded(IMAGE), 7]
+    answers = endpoint({"inputs": images, "parameters": {"overlay": True}})
     assert isinstance(answers, list)
-    for answer, film in ((answers[0], EXAMPLES[1]), (answers[2], FILM)):
-        np.testing.assert_array_equal(picture(answer.pop("overlay")), predict(endpoint.classifier, film).overlay())
-        assert answer["probabilities"] == pytest.approx(expected(film, endpoint.classifier)["probabilities"], abs=1e-5)
+    for answer, image in ((answers[0], EXAMPLES[1]), (answers[2], IMAGE)):
+        np.testing.assert_array_equal(picture(answer.pop("overlay")), predict(endpoint.classifier, image).overlay())
+        assert answer["probabilities"] == pytest.approx(expected(image, endpoint.classifier)["probabilities"], abs=1e-5)
     assert [answers[i]["error"]["code"] for i in (1, 3)] == ["not_an_image", "not_an_image"]
     assert [answers[i]["status"] for i in (1, 3)] == [422, 422]
 
@@ -116,16 +116,16 @@ def test_a_batch_answers_in_order_and_a_bad_film_spoils_none(endpoint: EndpointH
 @pytest.mark.parametrize(
     ("inputs", "code", "message"),
     [
-        (encoded(FILM.read_bytes()[:20_000]), "damaged_image", "truncated"),
+        (encoded(IMAGE.read_bytes()[:20_000]), "damaged_image", "truncated"),
         (encoded(b""), "not_an_image", "empty"),
-        ("https://example.com/film.png", "not_an_image", "not base64.*not its address"),
-        (str(FILM), "not_an_image", "not base64"),
+        ("https://example.com/image.png", "not_an_image", "not base64.*not its address"),
+        (str(IMAGE), "not_an_image", "not base64"),
         ("Röntgen", "not_an_image", "not base64"),
         (None, "not_an_image", "NoneType"),
-        ({"url": "https://example.com/film.png"}, "not_an_image", "dict"),
+        ({"url": "https://example.com/image.png"}, "not_an_image", "dict"),
     ],
 )
-def test_a_film_that_cannot_be_used_is_said(endpoint: EndpointHandler, inputs: Any, code: str, message: str) -> None:
+def test_an_image_that_cannot_be_used_is_said(endpoint: EndpointHandler, inputs: Any, code: str, message: str) -> None:
     answer = ask(endpoint, inputs)
     assert (answer["error"]["code"], answer["status"]) == (code, 422)
     assert re.search(message, answer["error"]["message"])
@@ -158,7 +158,7 @@ def test_a_request_that_is_not_understood_is_said(
 @pytest.fixture(scope="module")
 def repository(staged_bundled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model repository; its package's disclaimer tells it from the checkout's."""
-    folder = Path(shutil.copytree(staged_bundled, tmp_path_factory.mktemp("hub") / "film"))
+    folder = Path(shutil.copytree(staged_bundled, tmp_path_factory.mktemp("hub") / "xray"))
     for module in (folder / "pneumocam").rglob("*.py"):
         text = re.sub("^DISCLAIMER = .*", 'DISCLAIMER = "The copy."', module.read_text(), flags=re.MULTILINE)
         module.write_text(text)
@@ -201,15 +201,15 @@ def post(url: str, body: bytes, kind: str) -> Any:
 
 
 def test_the_endpoint_takes_an_image_as_it_is(emulator: str, bundled: Classifier) -> None:
-    answer = post(emulator, FILM.read_bytes(), "image/jpeg")
+    answer = post(emulator, IMAGE.read_bytes(), "image/jpeg")
     assert answer["disclaimer"] == "The copy."
-    assert answer["model"] == {"id": "local-dir:film", "revision": bundled.revision}
-    assert answer["probabilities"] == pytest.approx(expected(FILM, bundled)["probabilities"], abs=1e-5)
+    assert answer["model"] == {"id": "local-dir:xray", "revision": bundled.revision}
+    assert answer["probabilities"] == pytest.approx(expected(IMAGE, bundled)["probabilities"], abs=1e-5)
 
 
 def test_the_endpoint_takes_a_batch_as_json(emulator: str, bundled: Classifier) -> None:
-    request = {"inputs": [encoded(dicom()), encoded(b"no film")], "parameters": {"overlay": True, "target": "VIRAL"}}
-    film, letter = post(emulator, json.dumps(request).encode(), "application/json")
-    assert film["probabilities"] == pytest.approx(expected(dicom(), bundled)["probabilities"], abs=1e-5)
-    assert picture(film["overlay"]).shape[2] == 3
+    request = {"inputs": [encoded(dicom()), encoded(b"no image")], "parameters": {"overlay": True, "target": "VIRAL"}}
+    image, letter = post(emulator, json.dumps(request).encode(), "application/json")
+    assert image["probabilities"] == pytest.approx(expected(dicom(), bundled)["probabilities"], abs=1e-5)
+    assert picture(image["overlay"]).shape[2] == 3
     assert letter == {"error": {"code": "not_an_image", "message": ANY}, "status": 422}

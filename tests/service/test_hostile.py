@@ -1,6 +1,6 @@
 """Over a thousand hostile uploads.
 
-Read in one process, a film or a typed error comes of each: soon, in bounds, in silence. Sent to the running app, each
+Read in one process, an image or a typed error comes of each: soon, in bounds, in silence. Sent to the running app, each
 is answered, and no other request feels it.
 """
 
@@ -32,7 +32,7 @@ SECONDS = 8
 MEMORY = 800_000_000
 
 ITEMS = hostile.corpus()
-FILM = EXAMPLES[0]
+IMAGE = EXAMPLES[0]
 SENT = [item for i, item in enumerate(ITEMS) if item.kind not in WHOLE or i % 4 == 0]  # of plain damage a quarter
 
 
@@ -65,7 +65,7 @@ def test_what_the_damage_is_done_to_is_whole(name: str) -> None:
     assert min(load_radiograph(WHOLE[name]()).pixels.shape) >= 96
 
 
-def test_every_upload_ends_in_a_film_or_a_typed_error(answers: dict[str, dict[str, Any]]) -> None:
+def test_every_upload_ends_in_an_image_or_a_typed_error(answers: dict[str, dict[str, Any]]) -> None:
     assert list(answers) == [item.name for item in ITEMS]
     wrong = {
         item.name: answers[item.name]["outcome"]
@@ -113,10 +113,10 @@ def test_the_corpus_is_the_same_every_time(answers: dict[str, dict[str, Any]]) -
 @pytest.mark.parametrize("what", NAMES)
 def test_no_message_has_the_name_of_a_file_on_disk(what: str, tmp_path: Path) -> None:
     name = NAMES[what].replace("/", "_").replace("\0", "_")[-60:] + "_"
-    film, other = tmp_path / name, tmp_path / f"{name}.txt"
-    film.write_bytes(WHOLE["jpeg-small"]())
+    image, other = tmp_path / name, tmp_path / f"{name}.txt"
+    image.write_bytes(WHOLE["jpeg-small"]())
     other.write_bytes(b"no picture")
-    assert load_radiograph(film).source_format == "JPEG"
+    assert load_radiograph(image).source_format == "JPEG"
     with pytest.raises(RadiographError) as caught:
         load_radiograph(str(other))
     assert caught.value.code == "not_an_image"
@@ -152,14 +152,14 @@ def _escaped(name: str) -> bytes:
 
 
 def test_every_hostile_upload_is_answered_and_no_other_request_feels_it(service: App, bundled: Classifier) -> None:
-    right = json.loads(json.dumps(predict(bundled, FILM).to_dict()))
+    right = json.loads(json.dumps(predict(bundled, IMAGE).to_dict()))
     over, disturbed, undisturbed = threading.Event(), [], 0
 
     def ask_on() -> None:
         nonlocal undisturbed
         with httpx.Client(base_url=service.url, timeout=120) as client:
             while not over.is_set():
-                answer = send(client, [("film.jpeg", FILM.read_bytes())])
+                answer = send(client, [("image.jpeg", IMAGE.read_bytes())])
                 if answer == (200, [right]):
                     undisturbed += 1
                 else:

@@ -27,7 +27,7 @@ from tests.hub import Hub
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 ROOT = Path(__file__).parents[2]
-REPO = "lung/film"
+REPO = "lung/xray"
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_the_folder_is_complete_and_the_same_each_time(measured: Path, staged: P
     package = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in (ROOT / "pneumocam").rglob("*.py")}
     copied = contents(measured) | package | {"handler.py": (ROOT / "handler.py").read_bytes()}
     del copied["README.md"]
-    copied.pop("failures.png", None)  # shows films of the data
+    copied.pop("failures.png", None)  # shows images of the data
     assert folder.items() >= copied.items()
     assert f'create_model("hf-hub:{REPO}", pretrained=True)'.encode() in folder["README.md"]
     assert folder.keys() - copied.keys() == {
@@ -99,14 +99,14 @@ def test_the_bundled_model_can_be_published_and_its_onnx_answers_the_same(
     stored = json.loads((staged_bundled / "predictions.json").read_text())["predictions"]
     assert [x["image"] for x in stored] == [image.name for image in EXAMPLES]
 
-    batch = torch.stack([bundled.transform(load_radiograph(film)) for film in EXAMPLES])  # (16, C, H, W)
-    for films in (batch, batch[:1], batch[3:8]):
-        features = bundled.features(films)
-        found = session.run(["features", "logits"], {"image": films.numpy()})
+    batch = torch.stack([bundled.transform(load_radiograph(radiograph)) for radiograph in EXAMPLES])  # (16, C, H, W)
+    for images in (batch, batch[:1], batch[3:8]):
+        features = bundled.features(images)
+        found = session.run(["features", "logits"], {"image": images.numpy()})
         np.testing.assert_allclose(found[0], features, rtol=1e-3, atol=1e-3)
         np.testing.assert_allclose(found[1], bundled.head(features), rtol=1e-4, atol=1e-4)
-    for film, answer in zip(EXAMPLES, stored, strict=True):
-        prediction = predict(bundled, film)
+    for radiograph, answer in zip(EXAMPLES, stored, strict=True):
+        prediction = predict(bundled, radiograph)
         assert (answer["label"], answer["status"]) == (prediction.label, prediction.status)
         assert answer["probabilities"] == pytest.approx(prediction.probabilities, abs=1e-5)
 
@@ -114,13 +114,13 @@ def test_the_bundled_model_can_be_published_and_its_onnx_answers_the_same(
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no weights": (lambda b: (b / "model.safetensors").unlink(), "model.safetensors is missing"),
     "a pickle": (lambda b: (b / "pytorch_model.bin").touch(), "holds pytorch_model.bin; expected only files of"),
-    "a folder": (lambda b: (b / "films").mkdir(), "holds films; expected only"),
+    "a folder": (lambda b: (b / "images").mkdir(), "holds images; expected only"),
     "no metrics": (lambda b: (b / "metrics.json").unlink(), "metrics.json is missing.*python -m train.evaluate"),
     "other weights": (
         lambda b: edit(b / "metrics.json", lambda m: m["model"].update(revision="sha256:0")),
         "metrics.json does not belong to this model .* its revision is sha256:0; expected sha256:",
     ),
-    "other films": (
+    "other images": (
         lambda b: edit(b / "metrics.json", lambda m: m.update(manifest_sha256="0")),
         "does not belong to this model and its validation images: its manifest is 0; expected",
     ),
@@ -166,7 +166,7 @@ def test_a_folder_with_something_in_it_is_left_alone(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("repo", "revision", "message"),
     [
-        ("film", "v1", "--repo is 'film'; expected owner/name"),
+        ("image", "v1", "--repo is 'image'; expected owner/name"),
         ("a/b/c", "v1", "--repo is 'a/b/c'; expected owner/name"),
         (REPO, "main", "--revision is 'main'; expected a version such as v1.0"),
         (REPO, "v1/x", "--revision is 'v1/x'; expected a version"),
@@ -212,8 +212,8 @@ import timm, torch
 from PIL import Image
 network = timm.create_model(sys.argv[1], pretrained=True).eval()
 config = timm.data.resolve_data_config({}, model=network)
-with Image.open(sys.argv[2]) as film:
-    batch = timm.data.create_transform(**config)(film.convert("L"))[None]
+with Image.open(sys.argv[2]) as image:
+    batch = timm.data.create_transform(**config)(image.convert("L"))[None]
 with torch.no_grad():
     logits = network(batch)[0].tolist()
 torch.save(batch, sys.argv[3])
@@ -247,8 +247,8 @@ def test_what_is_pulled_is_what_a_dry_run_shows(bundle: Path, hub: Hub, tmp_path
     assert (pulled.id, pulled.revision) == (REPO, repository.main)
     assert pulled.metrics == json.loads((bundle / "metrics.json").read_text())
     here = Classifier.from_pretrained(f"local-dir:{bundle}")
-    for film in EXAMPLES[::5]:
-        assert predict(pulled, film).probabilities == predict(here, film).probabilities
+    for radiograph in EXAMPLES[::5]:
+        assert predict(pulled, radiograph).probabilities == predict(here, radiograph).probabilities
 
 
 def test_the_same_again_changes_nothing(folder: Path, hub: Hub) -> None:
@@ -296,7 +296,7 @@ def test_a_version_that_is_out_does_not_change(folder: Path, hub: Hub) -> None:
         ("", REPO, "There is no Hub token. Create one that can write at .* HF_TOKEN .* `hf auth login`"),
         ("hf_reader", REPO, "token of lung can only read. Create one that can write"),
         ("hf_stranger", REPO, "owner of the token failed: .*Invalid user token.* HF_TOKEN"),
-        ("hf_writer", "heart/film", "The owner of heart/film is not the token's; this token publishes as lung"),
+        ("hf_writer", "heart/xray", "The owner of heart/xray is not the token's; this token publishes as lung"),
     ],
 )
 def test_without_the_right_to_write_nothing_is_begun(

@@ -28,7 +28,7 @@ from tests.hub import Hub, serve
 from tests.service.test_handler import dicom
 
 ROOT = Path(__file__).parents[2]
-FILM = ROOT / "examples" / "person1946_bacteria_4874.jpeg"
+IMAGE = ROOT / "examples" / "person1946_bacteria_4874.jpeg"
 REPO = "lung/pneumocam"
 NODE_MODULES = ROOT / "node_modules"
 
@@ -108,14 +108,14 @@ def probabilities(printed: str) -> dict[str, float]:
 
 
 def check_answer(printed: str, classifier: Classifier) -> None:
-    prediction = predict(classifier, FILM)
+    prediction = predict(classifier, IMAGE)
     assert re.findall(r"label\W+(\w+)\W+probabilities", printed) == [prediction.label]
     assert re.findall(r"status\W+(\w+)", printed) == [prediction.status]
     assert probabilities(printed) == pytest.approx(prediction.probabilities, abs=1e-6)
 
 
 def check_overlay(path: Path, classifier: Classifier) -> None:
-    expected = np.asarray(predict(classifier, FILM).overlay("PNEUMONIA"), int)
+    expected = np.asarray(predict(classifier, IMAGE).overlay("PNEUMONIA"), int)
     with Image.open(path) as overlay:
         assert np.abs(np.asarray(overlay, int) - expected).max() <= 1  # another process may round otherwise
 
@@ -131,17 +131,17 @@ def test_python_client(app: App, desk: Path, bundled: Classifier) -> None:
 
 def test_the_output_in_the_documentation_is_what_is_answered(bundled: Classifier) -> None:
     shown = ast.literal_eval(API.split(f"{PYTHON}```\n\n```\n")[1].split("\n/tmp")[0])
-    answer = predict(bundled, FILM).to_dict()
+    answer = predict(bundled, IMAGE).to_dict()
     shares = shown.pop("probabilities")
     assert shares == pytest.approx(answer.pop("probabilities"), abs=1e-6)
     assert shown == answer | {"p_pneumonia": pytest.approx(answer["p_pneumonia"], abs=1e-6)}
 
 
-def test_many_films_and_errors(app: App, desk: Path, bundled: Classifier) -> None:
+def test_many_images_and_errors(app: App, desk: Path, bundled: Classifier) -> None:
     printed = output([sys.executable, "-c", here(PYTHON, "http://127.0.0.1:7860", app.url) + MANY], desk)
-    *_, film, table, error = printed.splitlines()
-    expected = predict(bundled.at("screening"), FILM)
-    assert film == f"{expected.status} {expected.p_pneumonia} {None}"
+    *_, radiograph, table, error = printed.splitlines()
+    expected = predict(bundled.at("screening"), IMAGE)
+    assert radiograph == f"{expected.status} {expected.p_pneumonia} {None}"
     assert table.startswith("rejected None {'code': 'not_an_image', 'message': 'The upload is no picture")
     assert error.startswith("not_an_image The upload is no picture that is known here.")
 
@@ -185,7 +185,7 @@ def test_curl(app: App, desk: Path, bundled: Classifier) -> None:
     check_answer(printed, bundled)
     check_overlay(desk / "overlay.png", bundled)
     first, second = json.loads(many)["predictions"]
-    assert first == predict(bundled.at("screening"), FILM).to_dict()
+    assert first == predict(bundled.at("screening"), IMAGE).to_dict()
     assert (second["status"], second["reason"]["code"]) == ("rejected", "not_an_image")
 
 
@@ -210,7 +210,7 @@ def test_readme_calls_the_api(app: App, desk: Path, bundled: Classifier) -> None
 
 def test_timm_alone(hub: Hub, desk: Path, bundled: Classifier) -> None:
     printed = output([sys.executable, "-c", here(TIMM, "owner/name", REPO)], desk, client_of(hub))
-    calibrated = predict(bundled, FILM).probabilities
+    calibrated = predict(bundled, IMAGE).probabilities
     sharpened = {name: p**bundled.temperature for name, p in calibrated.items()}
     own = {name: p / sum(sharpened.values()) for name, p in sharpened.items()}
     assert probabilities(printed) == pytest.approx(own, abs=1e-5)
@@ -243,7 +243,7 @@ def test_readme_predicts_in_python(
 ) -> None:
     monkeypatch.chdir(desk)
     exec(README_LIBRARY, {})
-    assert probabilities(capsys.readouterr().out) == pytest.approx(predict(bundled, FILM).probabilities, abs=1e-6)
+    assert probabilities(capsys.readouterr().out) == pytest.approx(predict(bundled, IMAGE).probabilities, abs=1e-6)
     assert (desk / "overlay.png").exists()
 
 
@@ -254,8 +254,8 @@ def test_commands(
     (desk / "chest.dcm").write_bytes(dicom())
     for copy in ("images/a/one.jpeg", "more/b/two.png"):
         (desk / copy).parent.mkdir(parents=True)
-        with Image.open(FILM) as film:
-            film.save(desk / copy)
+        with Image.open(IMAGE) as radiograph:
+            radiograph.save(desk / copy)
 
     lines = [
         line
@@ -266,7 +266,7 @@ def test_commands(
     predictions, _, as_json, *_, info, again = (run(line, capsys) for line in lines)
     assert again == predictions
     assert [line.split()[0] for line in predictions.splitlines() if line.startswith("examples/")] == [
-        f"examples/{film.name}" for film in EXAMPLES
+        f"examples/{radiograph.name}" for radiograph in EXAMPLES
     ]
     assert len(list((desk / "overlays").iterdir())) == len(EXAMPLES)
     assert len(list((desk / "reports").glob("*-report.pdf"))) == len(EXAMPLES)
@@ -276,8 +276,8 @@ def test_commands(
     with (desk / "scores.csv").open(newline="") as file:
         rows = {row["path"]: float(row["p_viral"]) for row in csv.DictReader(file)}
     assert rows == {
-        film: pytest.approx(predict(bundled, desk / film).probabilities["VIRAL"], abs=1e-5)
-        for film in ("images/a/one.jpeg", "more/b/two.png")
+        radiograph: pytest.approx(predict(bundled, desk / radiograph).probabilities["VIRAL"], abs=1e-5)
+        for radiograph in ("images/a/one.jpeg", "more/b/two.png")
     }
 
 

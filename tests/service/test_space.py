@@ -20,7 +20,7 @@ from tests.hub import Hub
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 ROOT = Path(__file__).parents[2]
-SPACE, REPO = "lung/page", "lung/film"
+SPACE, REPO = "lung/page", "lung/xray"
 MODEL = f"{REPO}@v1.0"
 
 
@@ -108,8 +108,8 @@ def test_gradio_is_left_to_the_sdk(space_folder: Path) -> None:
     ("space", "model", "message"),
     [
         ("page", MODEL, "--space is 'page'; expected owner/name"),
-        (SPACE, REPO, "--model is 'lung/film'; expected owner/name@revision, such as owner/name@v1.0"),
-        (SPACE, f"hf-hub:{MODEL}", "--model is 'hf-hub:lung/film@v1.0'; expected owner/name@revision"),
+        (SPACE, REPO, "--model is 'lung/xray'; expected owner/name@revision, such as owner/name@v1.0"),
+        (SPACE, f"hf-hub:{MODEL}", "--model is 'hf-hub:lung/xray@v1.0'; expected owner/name@revision"),
     ],
 )
 def test_a_name_that_would_not_do_is_refused(space: str, model: str, message: str) -> None:
@@ -144,9 +144,9 @@ def test_from_the_command_to_a_running_space_and_on_to_the_next_model(running: H
     assert writes(running) == []
     assert space.process is process
 
-    film = running.repositories[REPO]
-    description = json.loads(film.commits[film.main]["pneumocam.json"]) | {"temperature": 9.0}
-    film.tags["v1.1"] = film.commit({**film.commits[film.main], "pneumocam.json": json.dumps(description).encode()})
+    image = running.repositories[REPO]
+    description = json.loads(image.commits[image.main]["pneumocam.json"]) | {"temperature": 9.0}
+    image.tags["v1.1"] = image.commit({**image.commits[image.main], "pneumocam.json": json.dumps(description).encode()})
     assert bring(folder, f"{REPO}@v1.1") == first
     assert space.variables == {"PNEUMOCAM_MODEL": f"hf-hub:{REPO}@v1.1"}
 

@@ -17,7 +17,7 @@ from tests.hub import Hub
 # The Hub's client uploads large files in a way that its own HTTP library calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
-SPACE, REPO = "lung/page", "lung/film"
+SPACE, REPO = "lung/page", "lung/xray"
 MODEL = f"{REPO}@v1.0"
 
 
@@ -94,7 +94,7 @@ def test_a_failure_of_the_hub_is_told(hub: Hub, folder: Path) -> None:
     ("options", "message"),
     [
         ({"static_space": "page", "model": MODEL}, "--static-space is 'page'; expected owner/name"),
-        ({"static_space": SPACE, "model": REPO}, "--model is 'lung/film'; expected owner/name@revision"),
+        ({"static_space": SPACE, "model": REPO}, "--model is 'lung/xray'; expected owner/name@revision"),
         ({"static_space": SPACE, "space": SPACE, "model": MODEL}, "--space --static-space --model came; expected"),
         ({"static_space": SPACE, "model": MODEL, "hardware": "cpu-basic"}, "--hardware came; expected"),
     ],

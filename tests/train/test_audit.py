@@ -272,11 +272,11 @@ def test_the_outside_of_the_other_class_surrounds_the_same_lungs(consoles: tuple
 
 
 def test_file_facts_are_those_of_the_file(tmp_path: Path) -> None:
-    image().save(tmp_path / "film.jpeg", quality=50)
-    image().save(tmp_path / "film.png")
-    jpeg, png = file_facts(tmp_path / "film.jpeg"), file_facts(tmp_path / "film.png")
+    image().save(tmp_path / "image.jpeg", quality=50)
+    image().save(tmp_path / "image.png")
+    jpeg, png = file_facts(tmp_path / "image.jpeg"), file_facts(tmp_path / "image.png")
     assert jpeg[:3] == png[:3] == [192, 128, 1.5]
-    assert jpeg[3] == (tmp_path / "film.jpeg").stat().st_size / (192 * 128)
+    assert jpeg[3] == (tmp_path / "image.jpeg").stat().st_size / (192 * 128)
     assert jpeg[4] == np.mean(quality_tables(50))
     assert png[4] == 0
 

@@ -197,7 +197,7 @@ def test_figures_are_given_by_the_size_of_the_originals_where_it_is_known(
         "1537 px and more": 3,
     }
     assert metrics["command"].endswith("--split val --originals CSV")
-    originals.write_text("name\nfilm.jpeg\n")
+    originals.write_text("name\nimage.jpeg\n")
     with pytest.raises(DataError, match=r"^--originals .* cannot be used .*; expected a CSV with the columns file"):
         run(config(bundle, data, out=tmp_path / "out", originals=originals))
 

@@ -32,7 +32,7 @@ Split = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 
 
 def split(n: int = 240, classes: int = 3, *, seed: int = 0, decimals: int = 2) -> Split:
-    """Labels, probabilities that know something of them and have ties, and patients with a few films each."""
+    """Labels, probabilities that know something of them and have ties, and patients with a few images each."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(classes, size=n)
     logits = rng.normal(size=(n, classes)) + 1.2 * np.eye(classes)[labels]
@@ -163,7 +163,7 @@ def test_reliability_has_the_bins_of_scikit_learn(bins: int) -> None:
     assert sum(row["n"] for row in table) == len(labels)
 
 
-def test_reliability_bins_hold_equally_many_films() -> None:
+def test_reliability_bins_hold_equally_many_images() -> None:
     probabilities = np.random.default_rng(0).random(150) ** 4
     assert {row["n"] for row in reliability(np.arange(150) % 2, probabilities)} == {10}
 
@@ -196,7 +196,7 @@ def test_every_figure_and_its_interval_agree_with_scikit_learn(names: tuple[str,
     assert set(report) == {"binary.ece"} | ({"multiclass.macro_auroc"} if names == TWO else set())
 
 
-def test_calibration_error_of_a_resample_is_that_of_the_repeated_films() -> None:
+def test_calibration_error_of_a_resample_is_that_of_the_repeated_images() -> None:
     labels, probabilities, groups = split()
     figure = evaluate(labels, probabilities, groups, THREE, resamples=20, seed=3)["binary"]["ece"]
     pneumonia = binary_probability(probabilities, THREE)
@@ -254,7 +254,7 @@ def test_a_binary_model_has_no_subtype() -> None:
     assert report["multiclass"]["macro_auroc"]["value"] == pytest.approx(report["binary"]["auroc"]["value"])
 
 
-def test_subtype_survives_films_whose_pneumonia_probabilities_are_both_zero() -> None:
+def test_subtype_survives_images_whose_pneumonia_probabilities_are_both_zero() -> None:
     report = evaluate([0, 1, 2], [[1, 0, 0], [1, 0, 0], [1, 0, 0]], [0, 1, 2], THREE, resamples=5)
     assert report["subtype"]["auroc"]["value"] == 0.5
 
@@ -277,18 +277,18 @@ def test_intervals_depend_on_the_seed_alone() -> None:
     assert first["binary"]["auroc"]["low"] != other["binary"]["auroc"]["low"]
 
 
-def test_four_films_of_one_patient_count_as_one_and_make_the_interval_twice_as_wide() -> None:
+def test_four_images_of_one_patient_count_as_one_and_make_the_interval_twice_as_wide() -> None:
     labels, probabilities, _ = split(100)
     labels, probabilities = np.repeat(labels, 4), np.repeat(probabilities, 4, axis=0)
     by_patient = evaluate(labels, probabilities, np.repeat(np.arange(100), 4), THREE)
-    by_film = evaluate(labels, probabilities, np.arange(400), THREE)
+    by_image = evaluate(labels, probabilities, np.arange(400), THREE)
     assert by_patient["patients"] == 100
     for name in ("accuracy", "auroc", "brier"):
-        ratio = width(by_patient["binary"][name]) / width(by_film["binary"][name])
+        ratio = width(by_patient["binary"][name]) / width(by_image["binary"][name])
         assert ratio == pytest.approx(2, rel=0.15), name
 
 
-def test_films_of_a_patient_are_drawn_together_and_patients_as_often_as_there_are_patients() -> None:
+def test_images_of_a_patient_are_drawn_together_and_patients_as_often_as_there_are_patients() -> None:
     groups = np.array(["b", "a", "b", "c", "a"])
     weights = metrics._patient_weights(groups, 200, 0)
     assert weights.shape == (201, 5)
@@ -354,7 +354,7 @@ def test_a_rate_of_none_or_all_has_the_exact_interval_of_its_patients() -> None:
 def test_any_statistic_can_be_bootstrapped() -> None:
     values, groups = np.arange(40.0), np.arange(40) // 4
     events = values > 25
-    assert bootstrap(lambda films: events[films].mean(), groups) == pytest.approx(rate(events, groups))
+    assert bootstrap(lambda images: events[images].mean(), groups) == pytest.approx(rate(events, groups))
 
 
 def test_a_figure_defined_in_no_resample_has_a_value_and_no_interval() -> None:

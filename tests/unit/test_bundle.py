@@ -36,19 +36,19 @@ ARCHITECTURES = ("tf_efficientnet_lite0", "resnet10t", "convnext_atto", "densene
 MakeBundle = Callable[..., Path]
 
 
-def timm_logits(source: str, film: Path) -> Tensor:
+def timm_logits(source: str, image: Path) -> Tensor:
     """`(K,)`, with nothing but timm and Pillow."""
     network = timm.create_model(source, pretrained=True).eval()
     config = timm.data.resolve_data_config({}, model=network)
-    with Image.open(film) as picture:
+    with Image.open(image) as picture:
         tensor = timm.data.create_transform(**config)(picture.convert("L" if config["input_size"][0] == 1 else "RGB"))
     with torch.no_grad():
         return cast(Tensor, network(tensor[None])[0])
 
 
-def logits(classifier: Classifier, film: Path) -> Tensor:
+def logits(classifier: Classifier, image: Path) -> Tensor:
     """`(K,)`, by the classifier."""
-    return classifier.head(classifier.features(classifier.transform(load_radiograph(film))[None]))[0]
+    return classifier.head(classifier.features(classifier.transform(load_radiograph(image))[None]))[0]
 
 
 # From a folder
@@ -61,7 +61,7 @@ def test_logits_are_those_of_timm_alone(make_bundle: MakeBundle, architecture: s
     bundle = make_bundle(architecture, in_chans=channels, size=(64, 96), crop_mode="center", crop_pct=0.9)
     classifier = Classifier.from_pretrained(f"local-dir:{bundle}")
     expected = timm_logits(f"local-dir:{bundle}", EXAMPLES[0])
-    assert float(expected.std()) > 1e-4  # the film does reach the logits
+    assert float(expected.std()) > 1e-4  # the image does reach the logits
     torch.testing.assert_close(logits(classifier, EXAMPLES[0]), expected, rtol=1e-4, atol=1e-5)
 
 

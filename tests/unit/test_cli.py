@@ -33,7 +33,7 @@ def model(make_bundle: MakeBundle) -> str:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """A folder in which two images share a name, with one file that is no film and one that is hidden."""
+    """A folder in which two images share a name, with one file that is no image and one that is hidden."""
     folder = tmp_path / "images"
     for name, image in (("a/x.jpeg", EXAMPLES[0]), ("b/x.jpeg", EXAMPLES[-1]), ("z.jpeg", EXAMPLES[1])):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

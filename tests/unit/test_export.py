@@ -24,7 +24,9 @@ def test_features_and_logits_are_those_of_pytorch(
     export_onnx(classifier, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     for count in (1, 2, 5):
-        batch = torch.stack([classifier.transform(load_radiograph(film)) for film in EXAMPLES[:count]])  # (B, C, H, W)
+        batch = torch.stack(
+            [classifier.transform(load_radiograph(image)) for image in EXAMPLES[:count]]
+        )  # (B, C, H, W)
         features = classifier.features(batch)
         found = session.run(["features", "logits"], {"image": batch.numpy()})
         np.testing.assert_allclose(found[0], features, rtol=1e-3, atol=1e-4)

@@ -117,11 +117,11 @@ def test_maps_are_those_of_captum_and_torchcam_on_the_whole_network(
 
 
 @pytest.mark.parametrize("target", [*SUBTYPES, "PNEUMONIA"])
-def test_maps_of_real_films_are_those_of_captum_and_torchcam(bundled: Classifier, target: str) -> None:
+def test_maps_of_real_images_are_those_of_captum_and_torchcam(bundled: Classifier, target: str) -> None:
     model, layer = whole(BUNDLED)
-    films = [load_radiograph(path) for path in (EXAMPLES[0], EXAMPLES[-1])]
-    batch = torch.stack([bundled.transform(film) for film in films])
-    cams = [answer.explain(target).cam for answer in predict_many(bundled, films)]
+    images = [load_radiograph(path) for path in (EXAMPLES[0], EXAMPLES[-1])]
+    batch = torch.stack([bundled.transform(image) for image in images])
+    cams = [answer.explain(target).cam for answer in predict_many(bundled, images)]
     captum = by_captum(model, layer, batch, output_of(target))
     scale = max(1, float(captum.max()))
     np.testing.assert_allclose(cams, captum, rtol=0, atol=1e-5 * scale)
@@ -131,13 +131,13 @@ def test_maps_of_real_films_are_those_of_captum_and_torchcam(bundled: Classifier
             np.testing.assert_allclose(normalised(mine), other, rtol=0, atol=1e-4)
 
 
-def test_the_heatmap_of_a_real_film_is_that_of_pytorch_grad_cam(bundled: Classifier) -> None:
+def test_the_heatmap_of_a_real_image_is_that_of_pytorch_grad_cam(bundled: Classifier) -> None:
     model, layer = whole(BUNDLED)
-    film = load_radiograph(EXAMPLES[-1])
-    answer = predict(bundled, film)
+    image = load_radiograph(EXAMPLES[-1])
+    answer = predict(bundled, image)
     target = next(name for name in targets(bundled) if not answer.explain(name).is_empty)
     with GradCamOfGildenblat(model, [layer]) as peer:
-        (other,) = peer(bundled.transform(film)[None], [ClassifierOutputTarget(output_of(target))])  # (H, W)
+        (other,) = peer(bundled.transform(image)[None], [ClassifierOutputTarget(output_of(target))])  # (H, W)
     mine = answer.explain(target).heatmap()
     upright = np.asarray(Image.fromarray(other).resize(mine.shape[::-1], Image.Resampling.BILINEAR))
     assert np.corrcoef(mine.ravel(), upright.ravel())[0, 1] > 0.98
@@ -155,7 +155,7 @@ def test_a_binary_model_explains_pneumonia_by_its_log_odds(make_bundle: MakeBund
     np.testing.assert_allclose(cam, by_captum(model, layer, batch, output_of(target, BINARY)), rtol=0, atol=1e-5)
 
 
-def test_each_film_of_a_batch_has_its_own_target(make_bundle: MakeBundle) -> None:
+def test_each_image_of_a_batch_has_its_own_target(make_bundle: MakeBundle) -> None:
     classifier = Classifier.from_pretrained(f"local-dir:{make_bundle('resnet10t')}")
     features = classifier.features(noise(1, (64, 64), 3))
     together = grad_cam(classifier, features, ["VIRAL", "PNEUMONIA", "NORMAL"])
@@ -243,7 +243,7 @@ def test_a_hot_cell_is_at_its_place(box: str, cell: tuple[int, int]) -> None:
     np.testing.assert_allclose(heat, np.where(blind, 0, tent), rtol=0, atol=1e-5)
 
 
-def test_a_film_far_from_the_shape_of_the_input_takes_little_memory() -> None:
+def test_an_image_far_from_the_shape_of_the_input_takes_little_memory() -> None:
     box = input_box({"input_size": (1, 64, 64), "crop_pct": 1.0, "crop_mode": "border"}, 64, 200_000)
     heat = Saliency(np.ones((2, 2), np.float32), "VIRAL", box, (64, 200_000)).heatmap()
     assert heat.shape == (200_000, 64)
@@ -253,10 +253,10 @@ def test_a_film_far_from_the_shape_of_the_input_takes_little_memory() -> None:
 def test_what_the_network_is_shown_is_where_the_map_lies(make_bundle: MakeBundle) -> None:
     bundle = make_bundle("resnet10t", size=(96, 64), crop_mode="center", crop_pct=0.9)
     classifier = Classifier.from_pretrained(f"local-dir:{bundle}")
-    film = load_radiograph(EXAMPLES[0])
-    saliency = predict(classifier, film).explain("PNEUMONIA")
-    assert saliency.size == (film.width, film.height)
-    assert saliency.box == input_box(classifier.preprocessing, film.width, film.height)
+    image = load_radiograph(EXAMPLES[0])
+    saliency = predict(classifier, image).explain("PNEUMONIA")
+    assert saliency.size == (image.width, image.height)
+    assert saliency.box == input_box(classifier.preprocessing, image.width, image.height)
     assert saliency.target == "PNEUMONIA"
     assert saliency.cam.shape == (3, 2)
 
@@ -268,63 +268,63 @@ def ramp(width: int, height: int) -> Radiograph:
     return Radiograph(np.tile(np.linspace(0, 255, width).astype(np.uint8), (height, 1)), "array", ())
 
 
-def map_of(film: Radiograph, *hot: tuple[int, int], target: str = "VIRAL") -> Saliency:
+def map_of(image: Radiograph, *hot: tuple[int, int], target: str = "VIRAL") -> Saliency:
     cam = np.zeros((4, 4), np.float32)
     for cell in hot:
         cam[cell] = 3.0
-    return Saliency(cam, target, (0, 0, film.width, film.height), (film.width, film.height))
+    return Saliency(cam, target, (0, 0, image.width, image.height), (image.width, image.height))
 
 
-def split(picture: Image.Image, film: Radiograph) -> tuple[Pixels, Pixels]:
-    """The film's part, and the strip below."""
+def split(picture: Image.Image, image: Radiograph) -> tuple[Pixels, Pixels]:
+    """The image's part, and the strip below."""
     assert picture.mode == "RGB"
-    assert picture.width == film.width
-    assert picture.height > film.height
+    assert picture.width == image.width
+    assert picture.height > image.height
     pixels = np.asarray(picture)
-    return pixels[: film.height], pixels[film.height :]
+    return pixels[: image.height], pixels[image.height :]
 
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 300), (640, 480), (2500, 2000)])
-def test_the_film_stays_where_there_is_no_heat(size: tuple[int, int]) -> None:
-    film = ramp(*size)
-    saliency = map_of(film, (0, 0))
-    above, strip = split(draw_overlay(film, saliency, "VIRAL 70%"), film)
+def test_the_image_stays_where_there_is_no_heat(size: tuple[int, int]) -> None:
+    image = ramp(*size)
+    saliency = map_of(image, (0, 0))
+    above, strip = split(draw_overlay(image, saliency, "VIRAL 70%"), image)
     cold = saliency.heatmap() == 0
     assert 0.5 < cold.mean() < 0.9
-    np.testing.assert_array_equal(above[cold], np.repeat(film.pixels[cold][:, None], 3, 1))
+    np.testing.assert_array_equal(above[cold], np.repeat(image.pixels[cold][:, None], 3, 1))
     assert (above[~cold].max(1) != above[~cold].min(1)).mean() > 0.5  # coloured
     assert strip.max() > 150  # written on
     assert strip.shape[0] >= 40
 
 
 def test_colour_is_blended_by_heat_and_opacity() -> None:
-    film = ramp(160, 160)
+    image = ramp(160, 160)
     cam = np.ones((1, 1), np.float32)
     saliency = Saliency(cam, "VIRAL", (0, 0, 160, 160), (160, 160))
-    above, _ = split(draw_overlay(film, saliency, "VIRAL", opacity=0.25, colour_map="gray"), film)
-    expected = 0.75 * film.pixels[..., None].astype(float) + 0.25 * 255
+    above, _ = split(draw_overlay(image, saliency, "VIRAL", opacity=0.25, colour_map="gray"), image)
+    expected = 0.75 * image.pixels[..., None].astype(float) + 0.25 * 255
     np.testing.assert_allclose(above, np.repeat(expected, 3, 2), rtol=0, atol=1)  # in grey levels
 
 
-def test_no_opacity_leaves_the_film() -> None:
-    film = ramp(160, 120)
-    above, _ = split(draw_overlay(film, map_of(film, (1, 1), (2, 3)), "VIRAL", opacity=0), film)
-    np.testing.assert_array_equal(above, np.repeat(film.pixels[..., None], 3, 2))
+def test_no_opacity_leaves_the_image() -> None:
+    image = ramp(160, 120)
+    above, _ = split(draw_overlay(image, map_of(image, (1, 1), (2, 3)), "VIRAL", opacity=0), image)
+    np.testing.assert_array_equal(above, np.repeat(image.pixels[..., None], 3, 2))
 
 
 @pytest.mark.parametrize("width", [64, 200, 1000])
 def test_caption_and_disclaimer_are_in_the_strip_and_only_there(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    film = ramp(width, 100)
-    saliency = map_of(film, (1, 1))
-    above, strip = split(draw_overlay(film, saliency, "VIRAL 70%"), film)
-    other_above, other_strip = split(draw_overlay(film, saliency, "BACTERIAL 12% (uncertain)"), film)
+    image = ramp(width, 100)
+    saliency = map_of(image, (1, 1))
+    above, strip = split(draw_overlay(image, saliency, "VIRAL 70%"), image)
+    other_above, other_strip = split(draw_overlay(image, saliency, "BACTERIAL 12% (uncertain)"), image)
     np.testing.assert_array_equal(above, other_above)
     changed = np.flatnonzero((strip != other_strip).any((1, 2)))
     assert len(changed) > 0
     assert changed.max() < len(strip) / 2  # the caption is the first line
 
     monkeypatch.setattr(pneumocam.overlay, "DISCLAIMER", " ")
-    bare_above, bare_strip = split(draw_overlay(film, saliency, "VIRAL 70%"), film)
+    bare_above, bare_strip = split(draw_overlay(image, saliency, "VIRAL 70%"), image)
     np.testing.assert_array_equal(above, bare_above)
     changed = np.flatnonzero((strip != bare_strip).any((1, 2)))
     assert len(changed) > 0
@@ -333,17 +333,17 @@ def test_caption_and_disclaimer_are_in_the_strip_and_only_there(width: int, monk
 
 
 @pytest.mark.parametrize("width", [64, 90, 500])
-def test_a_long_caption_fits_a_narrow_film(width: int) -> None:
-    film = ramp(width, 80)
-    _, strip = split(draw_overlay(film, map_of(film, (1, 1)), "BACTERIAL 100% (uncertain)"), film)
+def test_a_long_caption_fits_a_narrow_image(width: int) -> None:
+    image = ramp(width, 80)
+    _, strip = split(draw_overlay(image, map_of(image, (1, 1)), "BACTERIAL 100% (uncertain)"), image)
     assert strip[:, [0, 1, -2, -1]].max() == 0
 
 
 def test_the_blended_picture_is_the_overlay_without_its_strip() -> None:
-    film = ramp(400, 300)
-    saliency = map_of(film, (1, 1))
-    above, _ = split(draw_overlay(film, saliency, "VIRAL 70%", opacity=0.3, colour_map="viridis"), film)
-    blended = np.asarray(blend(film.to_pil(), saliency, opacity=0.3, colour_map="viridis"))
+    image = ramp(400, 300)
+    saliency = map_of(image, (1, 1))
+    above, _ = split(draw_overlay(image, saliency, "VIRAL 70%", opacity=0.3, colour_map="viridis"), image)
+    blended = np.asarray(blend(image.to_pil(), saliency, opacity=0.3, colour_map="viridis"))
     np.testing.assert_array_equal(blended, above)
     assert blended.dtype == np.uint8
     assert np.ptp(blended, axis=2).max() > 0
@@ -356,16 +356,16 @@ def test_a_map_on_less_than_a_pixel_is_nowhere() -> None:
     assert heat.dtype == np.float32
 
 
-def test_an_empty_map_is_said_and_leaves_the_film() -> None:
-    film = ramp(400, 300)
-    empty = map_of(film)
+def test_an_empty_map_is_said_and_leaves_the_image() -> None:
+    image = ramp(400, 300)
+    empty = map_of(image)
     assert empty.is_empty
-    assert not map_of(film, (0, 0)).is_empty
+    assert not map_of(image, (0, 0)).is_empty
     assert empty.heatmap().shape == (300, 400)
     assert empty.heatmap().max() == 0
-    above, strip = split(draw_overlay(film, empty, "VIRAL 1%"), film)
-    np.testing.assert_array_equal(above, np.repeat(film.pixels[..., None], 3, 2))
-    _, other = split(draw_overlay(film, replace(empty, target="BACTERIAL"), "VIRAL 1%"), film)
+    above, strip = split(draw_overlay(image, empty, "VIRAL 1%"), image)
+    np.testing.assert_array_equal(above, np.repeat(image.pixels[..., None], 3, 2))
+    _, other = split(draw_overlay(image, replace(empty, target="BACTERIAL"), "VIRAL 1%"), image)
     changed = np.flatnonzero((strip != other).any((1, 2)))
     assert len(changed) > 0  # the target is named in it
     # No colour bar where there is nothing to read off it: nothing but black, white, grey and amber.
@@ -373,8 +373,8 @@ def test_an_empty_map_is_said_and_leaves_the_film() -> None:
 
 
 def test_the_bar_shows_the_colours_from_none_to_most() -> None:
-    film = ramp(640, 200)
-    _, strip = split(draw_overlay(film, map_of(film, (0, 0)), "VIRAL 70%", colour_map="viridis"), film)
+    image = ramp(640, 200)
+    _, strip = split(draw_overlay(image, map_of(image, (0, 0)), "VIRAL 70%", colour_map="viridis"), image)
     both = {(68, 1, 84), (253, 231, 37)}  # viridis's two ends
     bar = [line for line in strip.astype(int) if both <= {tuple(pixel) for pixel in line.tolist()}]
     assert len(bar) >= 10
@@ -386,10 +386,10 @@ def test_the_bar_shows_the_colours_from_none_to_most() -> None:
 
 
 def test_the_caption_says_class_probability_and_doubt(bundled: Classifier) -> None:
-    film = load_radiograph(EXAMPLES[-1])
+    image = load_radiograph(EXAMPLES[-1])
     for band, doubt in ((0.0, ""), (50.0, " (uncertain)")):
         point = replace(bundled.operating_point, uncertain_log_odds=band)
-        answer = predict(replace(bundled, operating_point=point), film)
+        answer = predict(replace(bundled, operating_point=point), image)
         saliency = answer.explain("PNEUMONIA")
-        expected = draw_overlay(film, saliency, f"PNEUMONIA {answer.probability('PNEUMONIA'):.0%}{doubt}")
+        expected = draw_overlay(image, saliency, f"PNEUMONIA {answer.probability('PNEUMONIA'):.0%}{doubt}")
         np.testing.assert_array_equal(np.asarray(answer.overlay("PNEUMONIA")), np.asarray(expected))

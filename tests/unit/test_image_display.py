@@ -12,19 +12,19 @@ from pneumocam.image import (
     load_radiograph,
 )
 from tests.images import (
-    FILM,
-    FILM_8_OF_12,
+    GREYS,
+    GREYS_8_OF_12,
     Array,
     dicom,
-    film,
+    greys,
     saved,
 )
 
 
 def test_monochrome1_is_the_inverse_of_monochrome2() -> None:
     for bits, tags in ((8, {}), (12, {}), (12, {"WindowCenter": 1800, "WindowWidth": 2500})):
-        bright = load_radiograph(saved(dicom(film(bits), bits, **tags)))
-        dark = load_radiograph(saved(dicom(film(bits), bits, PhotometricInterpretation="MONOCHROME1", **tags)))
+        bright = load_radiograph(saved(dicom(greys(bits), bits, **tags)))
+        dark = load_radiograph(saved(dicom(greys(bits), bits, PhotometricInterpretation="MONOCHROME1", **tags)))
         np.testing.assert_array_equal(dark.pixels, 255 - bright.pixels)
         assert dark.steps == (*bright.steps, "inverted (MONOCHROME1)")
 
@@ -51,7 +51,7 @@ def sigmoid(x: Array, centre: float, width: float) -> Array:
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize(("slope", "intercept"), [(1, 0), (2, -1024), (0.5, 300)])
 def test_window(function: Callable[..., Array], signed: bool, slope: float, intercept: float) -> None:
-    stored = film(12).astype(np.int16) - 2048 if signed else film(12)
+    stored = greys(12).astype(np.int16) - 2048 if signed else greys(12)
     values = stored * float(slope) + intercept
     centre, width = float(np.round(values.mean())), float(np.round(np.ptp(values) / 2))
     tags = {"WindowCenter": [centre, 5], "WindowWidth": [width, 6], "VOILUTFunction": function.__name__.upper()}
@@ -62,9 +62,9 @@ def test_window(function: Callable[..., Array], signed: bool, slope: float, inte
 
 @pytest.mark.parametrize("width", [0, -5, "?", "nan"])
 def test_a_window_that_makes_no_sense_is_left_out(width: Any) -> None:
-    data = saved(dicom(film(12), 12, WindowCenter=2000, WindowWidth=77777))
+    data = saved(dicom(greys(12), 12, WindowCenter=2000, WindowWidth=77777))
     radiograph = load_radiograph(data.replace(b"77777", f"{width:<5}".encode()))
-    np.testing.assert_array_equal(radiograph.pixels, FILM_8_OF_12)
+    np.testing.assert_array_equal(radiograph.pixels, GREYS_8_OF_12)
     ignored, scaled = radiograph.steps
     assert ignored.startswith("window 2000/")
     assert " ignored: its " in ignored
@@ -79,10 +79,10 @@ def test_voi_lut(depth: int, syntax: uid.UID) -> None:
     item = Dataset()
     item.add_new("LUTDescriptor", "US", [4096, 0, depth])
     item.add_new("LUTData", "OW", table.tobytes())
-    dataset = dicom(film(12), 12, VOILUTSequence=[item], WindowCenter=1, WindowWidth=2)
+    dataset = dicom(greys(12), 12, VOILUTSequence=[item], WindowCenter=1, WindowWidth=2)
     dataset.file_meta.TransferSyntaxUID = syntax
     radiograph = load_radiograph(saved(dataset))
-    np.testing.assert_array_equal(radiograph.pixels, np.rint(table[film(12)] * (255 / (2**depth - 1))))
+    np.testing.assert_array_equal(radiograph.pixels, np.rint(table[greys(12)] * (255 / (2**depth - 1))))
     assert radiograph.steps[0] == "VOI LUT applied"
 
 
@@ -92,14 +92,14 @@ def test_modality_lut_comes_before_the_window() -> None:
     item.add_new("LUTDescriptor", "US", [4096, 0, 16])
     item.add_new("LUTData", "US", table.tolist())
     item.ModalityLUTType = "US"
-    data = saved(dicom(film(12), 12, ModalityLUTSequence=[item], WindowCenter=1000, WindowWidth=1500))
-    np.testing.assert_array_equal(load_radiograph(data).pixels, np.rint(linear(table[film(12)], 1000, 1500)))
+    data = saved(dicom(greys(12), 12, ModalityLUTSequence=[item], WindowCenter=1000, WindowWidth=1500))
+    np.testing.assert_array_equal(load_radiograph(data).pixels, np.rint(linear(table[greys(12)], 1000, 1500)))
 
 
 def test_signed_and_rescaled_without_a_window_are_stretched() -> None:
-    signed = film(12).astype(np.int16) - 2048
-    np.testing.assert_array_equal(load_radiograph(saved(dicom(signed, 12))).pixels, FILM_8_OF_12)
-    shifted = load_radiograph(saved(dicom(film(12), 12, RescaleSlope=1, RescaleIntercept=-500)))
-    np.testing.assert_array_equal(shifted.pixels, FILM_8_OF_12)
-    same = load_radiograph(saved(dicom(FILM // 3, RescaleSlope=1, RescaleIntercept=0)))
-    np.testing.assert_array_equal(same.pixels, FILM // 3)
+    signed = greys(12).astype(np.int16) - 2048
+    np.testing.assert_array_equal(load_radiograph(saved(dicom(signed, 12))).pixels, GREYS_8_OF_12)
+    shifted = load_radiograph(saved(dicom(greys(12), 12, RescaleSlope=1, RescaleIntercept=-500)))
+    np.testing.assert_array_equal(shifted.pixels, GREYS_8_OF_12)
+    same = load_radiograph(saved(dicom(GREYS // 3, RescaleSlope=1, RescaleIntercept=0)))
+    np.testing.assert_array_equal(same.pixels, GREYS // 3)

@@ -14,9 +14,9 @@ from pydicom import uid
 
 import pneumocam
 from pneumocam.image import InternalError, RadiographError, load_radiograph
-from tests.images import FILM, dicom, encapsulated, encode, saved
+from tests.images import GREYS, dicom, encapsulated, encode, saved
 
-J2K = encapsulated(encode(FILM, "JPEG2000", no_jp2=True), uid.JPEG2000Lossless, FILM)
+J2K = encapsulated(encode(GREYS, "JPEG2000", no_jp2=True), uid.JPEG2000Lossless, GREYS)
 
 
 def failure_of_the_service(data: bytes = J2K) -> InternalError:
@@ -84,7 +84,7 @@ def test_no_memory_for_the_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_image: Image.Image) -> None:
         raise MemoryError
 
-    data = encode(FILM, "BMP")
+    data = encode(GREYS, "BMP")
     monkeypatch.setattr(Image.Image, "load", refuse)
     failure_of_the_service(data)
 
@@ -97,7 +97,7 @@ def test_a_package_in_a_zip_reads_what_needs_no_subprocess(tmp_path: Path) -> No
         for path in sorted((package / "image").glob("*.py")):
             archive.write(path, f"pneumocam/image/{path.name}")
     (tmp_path / "j2k.dcm").write_bytes(J2K)
-    (tmp_path / "plain.dcm").write_bytes(saved(dicom(FILM)))
+    (tmp_path / "plain.dcm").write_bytes(saved(dicom(GREYS)))
     code = (
         "from pneumocam.image import InternalError, load_radiograph, __file__ as place\n"
         "assert 'pneumocam.zip' in place\n"

@@ -9,9 +9,9 @@ from PIL import Image
 
 from pneumocam.image import Blank, Radiograph, load_radiograph
 from tests.conftest import EXAMPLES
-from tests.images import FILM, Array, dicom, encode, film, refused, saved
+from tests.images import GREYS, Array, dicom, encode, greys, refused, saved
 
-NARROW, INNER = film(12, 192, 160), film(12, 144, 120)
+NARROW, INNER = greys(12, 192, 160), greys(12, 144, 120)
 PLAIN, INNER_PLAIN = (np.rint(values * (255 / 4095)).astype(np.uint8) for values in (NARROW, INNER))
 INSIDE = (slice(24, -24), slice(20, -20))
 
@@ -177,9 +177,9 @@ def test_8_bit_examples_keep_their_pixels_in_every_container(path: Any) -> None:
 
 
 def test_few_grey_levels_are_refused_or_reported() -> None:
-    dark = refused(encode(FILM // 16, "PNG"), Blank, "blank", "grey level", "needs contrast")
+    dark = refused(encode(GREYS // 16, "PNG"), Blank, "blank", "grey level", "needs contrast")
     assert dark.code == "blank"
-    posterised = load_radiograph(encode(FILM // 16 * 17, "PNG"))
-    np.testing.assert_array_equal(posterised.pixels, FILM // 16 * 17)
+    posterised = load_radiograph(encode(GREYS // 16 * 17, "PNG"))
+    np.testing.assert_array_equal(posterised.pixels, GREYS // 16 * 17)
     assert posterised.steps == ("only 16 of 256 grey levels in use",)
-    assert load_radiograph(encode(FILM // 4, "PNG")).steps == ()
+    assert load_radiograph(encode(GREYS // 4, "PNG")).steps == ()

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pneumocam.image import DamagedImage, MultiFrame, NotAnImage, TooLarge, TooSmall, load_radiograph
-from tests.images import FILM, FILM_8_OF_12, Array, chunk, dicom, encode, film, png, refused, saved
+from tests.images import GREYS, GREYS_8_OF_12, Array, chunk, dicom, encode, greys, png, refused, saved
 
 
 def profile_chunk(name: bytes, exif: bytes, kind: bytes) -> bytes:
@@ -32,7 +32,7 @@ def oriented(orientation: int) -> bytes:
 @pytest.mark.parametrize("kind", [b"tEXt", b"zTXt"])
 @pytest.mark.parametrize("name", [b"exif", b"APP1"])
 @pytest.mark.parametrize("behind", [False, True])
-@pytest.mark.parametrize("samples", [FILM[..., None], film(16)[..., None], np.stack([film(16)] * 3, 2)])
+@pytest.mark.parametrize("samples", [GREYS[..., None], greys(16)[..., None], np.stack([greys(16)] * 3, 2)])
 def test_imagemagicks_raw_exif_turns_a_png(kind: bytes, name: bytes, behind: bool, samples: Array) -> None:
     data = png(samples, 2 if samples.shape[2] == 3 else 0)
     at = len(data) - 12 if behind else 33
@@ -44,9 +44,9 @@ def test_imagemagicks_raw_exif_turns_a_png(kind: bytes, name: bytes, behind: boo
 
 @pytest.mark.parametrize("exif", [b"", b"Exif\0\0", b"no exif at all", b"Exif\0\0II*\0\xff\xff\xff\xff"])
 def test_a_raw_profile_that_is_no_exif_turns_nothing(exif: bytes) -> None:
-    data = png(FILM[..., None], 0)
+    data = png(GREYS[..., None], 0)
     with_profile = data[:33] + profile_chunk(b"exif", exif, b"tEXt") + data[33:]
-    np.testing.assert_array_equal(load_radiograph(with_profile).pixels, FILM)
+    np.testing.assert_array_equal(load_radiograph(with_profile).pixels, GREYS)
 
 
 def tiff(*images: tuple[Array, int], old: bool = False) -> bytes:
@@ -69,7 +69,7 @@ def tiff(*images: tuple[Array, int], old: bool = False) -> bytes:
 
 
 @pytest.mark.parametrize("old", [False, True])
-@pytest.mark.parametrize("pixels", [FILM, film(16)])
+@pytest.mark.parametrize("pixels", [GREYS, greys(16)])
 def test_a_tiff_with_thumbnails_is_its_main_page(pixels: Array, old: bool) -> None:
     small = pixels[::4, ::4].copy()
     expected = load_radiograph(tiff((pixels, 0))).pixels
@@ -81,7 +81,7 @@ def test_a_tiff_with_thumbnails_is_its_main_page(pixels: Array, old: bool) -> No
 
 
 def test_a_tiff_of_several_main_pages_is_refused() -> None:
-    for data in (tiff((FILM, 0), (FILM, 0)), tiff((FILM, 2), (FILM, 2), (FILM, 1)), tiff(*[(FILM, 1)] * 30)):
+    for data in (tiff((GREYS, 0), (GREYS, 0)), tiff((GREYS, 2), (GREYS, 2), (GREYS, 1)), tiff(*[(GREYS, 1)] * 30)):
         refused(data, MultiFrame, "multi_frame", "TIFF")
 
 
@@ -98,54 +98,54 @@ def heif(picture: Image.Image, **options: Any) -> bytes:
 
 @pytest.mark.parametrize("no_jp2", [False, True])
 def test_jpeg_2000(no_jp2: bool) -> None:
-    for pixels, expected in ((FILM, FILM), (film(16), np.rint(film(16) / 257)), (film(12), FILM_8_OF_12)):
+    for pixels, expected in ((GREYS, GREYS), (greys(16), np.rint(greys(16) / 257)), (greys(12), GREYS_8_OF_12)):
         radiograph = load_radiograph(encode(pixels, "JPEG2000", no_jp2=no_jp2))
         np.testing.assert_array_equal(radiograph.pixels, expected)
         assert radiograph.source_format == "JPEG2000"
-    rgb = load_radiograph(encode(colour(FILM), "JPEG2000", no_jp2=no_jp2))
-    np.testing.assert_array_equal(rgb.pixels, FILM)
+    rgb = load_radiograph(encode(colour(GREYS), "JPEG2000", no_jp2=no_jp2))
+    np.testing.assert_array_equal(rgb.pixels, GREYS)
     assert rgb.steps == ("colour converted to grey",)
 
 
 def test_avif() -> None:
-    radiograph = load_radiograph(encode(colour(FILM), "AVIF", quality=95))
-    assert np.abs(radiograph.pixels - FILM.astype(int)).mean() < 2
+    radiograph = load_radiograph(encode(colour(GREYS), "AVIF", quality=95))
+    assert np.abs(radiograph.pixels - GREYS.astype(int)).mean() < 2
     assert radiograph.source_format == "AVIF"
     exif = Image.Exif()
     exif[0x0112] = 6
-    turned = load_radiograph(encode(colour(FILM), "AVIF", quality=95, exif=exif))
-    assert turned.pixels.shape == FILM.T.shape
-    assert np.abs(turned.pixels - np.rot90(FILM, -1).astype(int)).mean() < 2
+    turned = load_radiograph(encode(colour(GREYS), "AVIF", quality=95, exif=exif))
+    assert turned.pixels.shape == GREYS.T.shape
+    assert np.abs(turned.pixels - np.rot90(GREYS, -1).astype(int)).mean() < 2
     assert turned.steps[-1] == "rotated by EXIF orientation"
 
 
 def test_heic() -> None:
-    radiograph = load_radiograph(heif(colour(FILM), quality=95))
-    assert np.abs(radiograph.pixels - FILM.astype(int)).mean() < 2
+    radiograph = load_radiograph(heif(colour(GREYS), quality=95))
+    assert np.abs(radiograph.pixels - GREYS.astype(int)).mean() < 2
     assert radiograph.source_format == "HEIF"
 
 
 def test_heic_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = heif(colour(FILM))
+    data = heif(colour(GREYS))
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     refused(data, NotAnImage, "not_an_image", "HEIC", "Save it as JPEG")
 
 
 def test_limits_of_what_is_decoded_in_a_subprocess() -> None:
-    grey, rgb = encode(FILM, "JPEG2000"), encode(colour(FILM), "JPEG2000")
+    grey, rgb = encode(GREYS, "JPEG2000"), encode(colour(GREYS), "JPEG2000")
     refused(grey, TooLarge, "too_large", "80 x 96", max_pixels=7679)
     assert load_radiograph(grey, max_pixels=7680).width == 80
-    for data in (rgb, encode(colour(FILM), "AVIF")):
+    for data in (rgb, encode(colour(GREYS), "AVIF")):
         refused(data, TooLarge, "too_large", "80 x 96", max_pixels=4 * 7680 - 1)
         assert load_radiograph(data, max_pixels=4 * 7680).width == 80
         refused(data[: len(data) // 2], DamagedImage, "damaged_image")
-    refused(encode(FILM[:60], "JPEG2000"), TooSmall, "too_small", "80 x 60")
-    animation = encode(colour(FILM), "AVIF", save_all=True, append_images=[colour(FILM[::-1])])
+    refused(encode(GREYS[:60], "JPEG2000"), TooSmall, "too_small", "80 x 60")
+    animation = encode(colour(GREYS), "AVIF", save_all=True, append_images=[colour(GREYS[::-1])])
     refused(animation, MultiFrame, "multi_frame", "AVIF")
 
 
 def test_the_limits_of_bytes_and_pixels_can_be_raised() -> None:
-    large = np.kron(film(12, 160, 130), np.ones((28, 26), np.uint16))
+    large = np.kron(greys(12, 160, 130), np.ones((28, 26), np.uint16))
     data = saved(dicom(large, 12))
     assert len(data) > 30_000_000
     refused(data, TooLarge, "too_large")

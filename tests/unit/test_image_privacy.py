@@ -21,14 +21,14 @@ from pneumocam.image import (
     load_radiograph,
 )
 from tests.images import (
-    FILM,
-    FILM_8_OF_12,
+    GREYS,
+    GREYS_8_OF_12,
     SECRET,
     compressed,
     dicom,
     encapsulated,
     encode,
-    film,
+    greys,
     png,
     refused,
     saved,
@@ -48,7 +48,7 @@ def test_nothing_of_the_patient_gets_out(
 ) -> None:
     with pydicom.config.disable_value_validation(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dataset = dicom(film(12), 12, WindowCenter=2000, WindowWidth=3000, StudyDate=SECRET, PatientAge=SECRET)
+        dataset = dicom(greys(12), 12, WindowCenter=2000, WindowWidth=3000, StudyDate=SECRET, PatientAge=SECRET)
         dataset.add_new("RescaleSlope", "LO", SECRET)
         if spoilt == "TransferSyntaxUID":
             dataset.file_meta.TransferSyntaxUID = uid.UID(SECRET)
@@ -72,11 +72,11 @@ def test_nothing_of_the_patient_gets_out(
 def test_what_decoders_log_stays_inside(caplog: pytest.LogCaptureFixture) -> None:
     """pydicom logs the words of a failed decoder as an error; Pillow logs each TIFF tag for debugging."""
     caplog.set_level(logging.DEBUG)
-    stream = encode(FILM, "JPEG")
+    stream = encode(GREYS, "JPEG")
     broken = stream[: stream.index(b"\xff\xc0") + 40]
-    refused(encapsulated(broken, uid.JPEGBaseline8Bit, FILM), DamagedImage, "damaged_image", "DICOM")
+    refused(encapsulated(broken, uid.JPEGBaseline8Bit, GREYS), DamagedImage, "damaged_image", "DICOM")
     assert caplog.records == []
-    tiff = encode(FILM, "TIFF", artist=SECRET)
+    tiff = encode(GREYS, "TIFF", artist=SECRET)
     caplog.clear()
     load_radiograph(tiff)
     assert SECRET not in caplog.text
@@ -95,14 +95,19 @@ def test_settings_of_the_process_are_as_before() -> None:
         return list(warnings.filters), logging.getLogger("pydicom").level, logging.getLogger("PIL").level, mode
 
     before = state()
-    for source in (saved(dicom(FILM)), saved(dicom(FILM, Modality="CT")), encode(FILM, "PNG")[:100]):
+    for source in (saved(dicom(GREYS)), saved(dicom(GREYS, Modality="CT")), encode(GREYS, "PNG")[:100]):
         load_or_error(source)
     assert state() == before
 
 
 def test_threads_do_not_disturb_each_other() -> None:
-    sources = [encode(FILM, "PNG"), saved(dicom(film(12), 12)), encode(FILM, "TIFF"), compressed(FILM, uid.RLELossless)]
-    expected = [FILM, FILM_8_OF_12, FILM, FILM]
+    sources = [
+        encode(GREYS, "PNG"),
+        saved(dicom(greys(12), 12)),
+        encode(GREYS, "TIFF"),
+        compressed(GREYS, uid.RLELossless),
+    ]
+    expected = [GREYS, GREYS_8_OF_12, GREYS, GREYS]
     filters = list(warnings.filters)
     with ThreadPoolExecutor(8) as pool:
         for i, radiograph in enumerate(pool.map(load_radiograph, sources * 25)):
@@ -113,24 +118,24 @@ def test_threads_do_not_disturb_each_other() -> None:
 # Damage of any kind
 
 INTACT = {
-    "jpeg": encode(FILM, "JPEG", exif=Image.Exif()),
-    "progressive": encode(FILM, "JPEG", progressive=True),
-    "png": encode(FILM, "PNG"),
-    "png16": png(np.stack([film(16)] * 3, 2), 2),
-    "tiff": encode(FILM, "TIFF"),
-    "tiff-lzw": encode(film(16), "TIFF", compression="tiff_lzw"),
-    "bmp": encode(FILM, "BMP"),
-    "webp": encode(np.stack([FILM] * 3, 2), "WEBP"),
-    "gif": encode(FILM, "GIF"),
-    "dicom": saved(dicom(film(12), 12, WindowCenter=2000, WindowWidth=3000)),
-    "dicom-rle": compressed(FILM, uid.RLELossless),
-    "dicom-jpeg": encapsulated(encode(FILM, "JPEG"), uid.JPEGBaseline8Bit, FILM),
-    "dicom-j2k": encapsulated(encode(FILM, "JPEG2000", no_jp2=True), uid.JPEG2000Lossless, FILM),
+    "jpeg": encode(GREYS, "JPEG", exif=Image.Exif()),
+    "progressive": encode(GREYS, "JPEG", progressive=True),
+    "png": encode(GREYS, "PNG"),
+    "png16": png(np.stack([greys(16)] * 3, 2), 2),
+    "tiff": encode(GREYS, "TIFF"),
+    "tiff-lzw": encode(greys(16), "TIFF", compression="tiff_lzw"),
+    "bmp": encode(GREYS, "BMP"),
+    "webp": encode(np.stack([GREYS] * 3, 2), "WEBP"),
+    "gif": encode(GREYS, "GIF"),
+    "dicom": saved(dicom(greys(12), 12, WindowCenter=2000, WindowWidth=3000)),
+    "dicom-rle": compressed(GREYS, uid.RLELossless),
+    "dicom-jpeg": encapsulated(encode(GREYS, "JPEG"), uid.JPEGBaseline8Bit, GREYS),
+    "dicom-j2k": encapsulated(encode(GREYS, "JPEG2000", no_jp2=True), uid.JPEG2000Lossless, GREYS),
 }
 
 
 def check_damaged(data: bytes, cut: float, flips: list[tuple[float, int]]) -> None:
-    """Cut and overwritten at fractions of its length, it is a whole film or a typed error, and nothing else."""
+    """Cut and overwritten at fractions of its length, it is a whole image or a typed error, and nothing else."""
     damaged = bytearray(data[: max(1, round(cut * len(data)))])
     for place, value in flips:
         damaged[int(place * len(damaged))] = value
@@ -154,11 +159,11 @@ damage = st.tuples(
 @pytest.mark.parametrize("name", INTACT)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(damage=damage)
-def test_damage_ends_in_a_film_or_a_typed_error(name: str, damage: tuple[float, list[tuple[float, int]]]) -> None:
+def test_damage_ends_in_an_image_or_a_typed_error(name: str, damage: tuple[float, list[tuple[float, int]]]) -> None:
     check_damaged(INTACT[name], *damage)
 
 
-JPEG_LS = compressed(FILM, uid.JPEGLSLossless, encoding_plugin="pyjpegls")
+JPEG_LS = compressed(GREYS, uid.JPEGLSLossless, encoding_plugin="pyjpegls")
 
 
 @pytest.mark.slow

@@ -9,10 +9,10 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
 from pneumocam.image import Radiograph, load_radiograph
-from tests.images import FILM, FILM_8_OF_12, Array, dicom, film, saved
+from tests.images import GREYS, GREYS_8_OF_12, Array, dicom, greys, saved
 from tests.unit.test_image_display import linear, linear_exact, sigmoid
 
-STORED = film(12)
+STORED = greys(12)
 VALUES = STORED.astype(float)
 WINDOW = {"WindowCenter": 1800, "WindowWidth": 2500}
 WINDOWED = linear(VALUES, 1800, 2500)
@@ -92,17 +92,17 @@ def test_the_first_usable_window(center: bytes, width: bytes, used: tuple[float,
 @pytest.mark.parametrize(
     ("pixels", "bits", "window", "expected"),
     [
-        (FILM, 8, (2048, 4096), FILM),
-        (FILM, 8, (32768, 65536), FILM),
-        (FILM, 8, (512, 1024), FILM),
-        (FILM, 8, (-600, 1500), FILM),
-        (STORED, 12, (128, 256), FILM_8_OF_12),
-        (STORED, 12, (32768, 65536), FILM_8_OF_12),
-        (STORED, 12, (8192, 16384), FILM_8_OF_12),
-        (STORED, 12, (40, 400), FILM_8_OF_12),
-        (STORED, 12, (60000, 100), FILM_8_OF_12),
-        (STORED, 12, (2048, 1), FILM_8_OF_12),
-        (STORED, 12, (2048, 0.5), FILM_8_OF_12),
+        (GREYS, 8, (2048, 4096), GREYS),
+        (GREYS, 8, (32768, 65536), GREYS),
+        (GREYS, 8, (512, 1024), GREYS),
+        (GREYS, 8, (-600, 1500), GREYS),
+        (STORED, 12, (128, 256), GREYS_8_OF_12),
+        (STORED, 12, (32768, 65536), GREYS_8_OF_12),
+        (STORED, 12, (8192, 16384), GREYS_8_OF_12),
+        (STORED, 12, (40, 400), GREYS_8_OF_12),
+        (STORED, 12, (60000, 100), GREYS_8_OF_12),
+        (STORED, 12, (2048, 1), GREYS_8_OF_12),
+        (STORED, 12, (2048, 0.5), GREYS_8_OF_12),
     ],
 )
 @pytest.mark.parametrize("negative", [False, True])
@@ -117,7 +117,7 @@ def test_a_window_of_other_values_is_not_believed(
 
 
 def test_the_step_says_what_the_window_leaves() -> None:
-    radiograph = load_radiograph(saved(dicom(FILM, WindowCenter=2048, WindowWidth=4096)))
+    radiograph = load_radiograph(saved(dicom(GREYS, WindowCenter=2048, WindowWidth=4096)))
     assert radiograph.steps[0].endswith(" of 256 grey levels")
 
 
@@ -183,7 +183,7 @@ def test_an_oversized_window_leaves_the_rest() -> None:
     dataset = dicom(STORED, 12, WindowWidth=2500)
     dataset.add_new("WindowCenter", "UC", "1\\" * 600_000)
     radiograph = load_radiograph(saved(dataset))
-    np.testing.assert_array_equal(radiograph.pixels, FILM_8_OF_12)
+    np.testing.assert_array_equal(radiograph.pixels, GREYS_8_OF_12)
     assert radiograph.steps[0] == "WindowCenter ignored: it is far too large"
 
 

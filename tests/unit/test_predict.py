@@ -41,8 +41,8 @@ def make_classifier(make_bundle: Callable[..., Path]) -> MakeClassifier:
     return make
 
 
-def film(seed: int = 0, height: int = 70, width: int = 90) -> Radiograph:
-    """A film of large soft blotches."""
+def picture(seed: int = 0, height: int = 70, width: int = 90) -> Radiograph:
+    """A image of large soft blotches."""
     blotches = torch.from_numpy(np.random.default_rng(seed).uniform(0, 255, (1, 1, 5, 5)))
     pixels = torch.nn.functional.interpolate(blotches, size=(height, width), mode="bilinear")[0, 0]
     return Radiograph(pixels.numpy().astype(np.uint8), "array", ())
@@ -57,7 +57,7 @@ def log_odds(p: float) -> float:
 
 
 class Counting(torch.nn.Module):
-    """The network itself, and how many films went through its backbone in how many passes."""
+    """The network itself, and how many images went through its backbone in how many passes."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ def test_probabilities_are_the_softmax_of_the_cooled_logits(
     make_classifier: MakeClassifier, labels: tuple[str, ...], temperature: float
 ) -> None:
     classifier = make_classifier(labels=labels, temperature=temperature)
-    radiograph = film()
+    radiograph = picture()
     answer = predict(classifier, radiograph)
     with torch.no_grad():
         logits = classifier.network(classifier.transform(radiograph)[None])[0].double().numpy()
@@ -103,10 +103,10 @@ def test_the_threshold_decides_and_is_itself_pneumonia(
     make_classifier: MakeClassifier, labels: tuple[str, ...]
 ) -> None:
     classifier = make_classifier(labels=labels)
-    p = predict(classifier, film()).p_pneumonia
+    p = predict(classifier, picture()).p_pneumonia
     assert p is not None
     for threshold, positive in ((p - 1e-9, True), (p, True), (p + 1e-9, False), (0.01, True), (0.99, False)):
-        answer = predict(with_point(classifier, threshold), film())
+        answer = predict(with_point(classifier, threshold), picture())
         kinds = {name: x for name, x in answer.probabilities.items() if name != "NORMAL"}
         assert answer.label == (max(kinds, key=lambda name: kinds[name]) if positive else "NORMAL")
         assert answer.status == "ok"
@@ -121,7 +121,7 @@ def test_subtypes_that_are_each_less_probable_than_normal_can_still_be_pneumonia
     with torch.no_grad():
         classifier.network.fc.weight.zero_()
         classifier.network.fc.bias.copy_(torch.tensor([0.4, 0.3, 0.3]).log())
-    answer = predict(classifier, film())
+    answer = predict(classifier, picture())
     assert answer.probabilities == pytest.approx({"NORMAL": 0.4, "BACTERIAL": 0.3, "VIRAL": 0.3}, abs=1e-6)
     assert answer.p_pneumonia == pytest.approx(0.6, abs=1e-6)
     assert answer.label in ("BACTERIAL", "VIRAL")
@@ -130,11 +130,11 @@ def test_subtypes_that_are_each_less_probable_than_normal_can_still_be_pneumonia
 @pytest.mark.parametrize("threshold", [0.2, 0.5, 0.9])
 def test_nearer_to_the_threshold_than_the_band_is_uncertain(make_classifier: MakeClassifier, threshold: float) -> None:
     classifier = make_classifier()
-    p = predict(classifier, film()).p_pneumonia
+    p = predict(classifier, picture()).p_pneumonia
     assert p is not None
     distance = abs(log_odds(p) - log_odds(threshold))
-    inside = predict(with_point(classifier, threshold, distance * 1.001), film())
-    outside = predict(with_point(classifier, threshold, distance * 0.999), film())
+    inside = predict(with_point(classifier, threshold, distance * 1.001), picture())
+    outside = predict(with_point(classifier, threshold, distance * 0.999), picture())
     assert inside.status == "uncertain"
     leaning = f"pneumonia ({p:.0%})" if p >= threshold else f"normal ({1 - p:.0%})"
     assert inside.reason == Reason("near_threshold", f"Uncertain, leaning {leaning}.")
@@ -147,11 +147,11 @@ def test_a_probability_of_one_is_an_answer(make_classifier: MakeClassifier) -> N
     classifier = with_point(make_classifier(temperature=1.0), 0.5, 2.0)
     with torch.no_grad():
         classifier.network.fc.bias.copy_(torch.tensor([-1e4, 1e4, 0.0]))
-    answer = predict(classifier, film())
+    answer = predict(classifier, picture())
     assert (answer.status, answer.label, answer.p_pneumonia) == ("ok", "BACTERIAL", 1)
 
 
-def test_every_way_to_hand_over_a_film_gives_one_answer(make_classifier: MakeClassifier) -> None:
+def test_every_way_to_hand_over_an_image_gives_one_answer(make_classifier: MakeClassifier) -> None:
     classifier = make_classifier()
     path = EXAMPLES[0]
     ways: list[Source | Radiograph] = [
@@ -172,7 +172,7 @@ def test_every_way_to_hand_over_a_film_gives_one_answer(make_classifier: MakeCla
 
 def test_to_dict_is_plain_json(make_classifier: MakeClassifier) -> None:
     classifier = with_point(make_classifier(), 0.25)
-    answer = predict(classifier, film())
+    answer = predict(classifier, picture())
     assert json.loads(json.dumps(answer.to_dict(), allow_nan=False)) == answer.to_dict()
     assert answer.to_dict() == {
         "schema_version": 1,
@@ -205,16 +205,18 @@ def test_to_dict_of_a_rejection_is_plain_json(make_classifier: MakeClassifier) -
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
 @pytest.mark.parametrize("architecture", ["test_resnet", "tf_efficientnet_lite0", "convnext_atto"])
-def test_batches_answer_as_single_films_do(make_classifier: MakeClassifier, architecture: str, batch_size: int) -> None:
+def test_batches_answer_as_single_images_do(
+    make_classifier: MakeClassifier, architecture: str, batch_size: int
+) -> None:
     classifier = make_classifier(architecture)
-    films = [film(seed, 64 + 9 * seed, 100 - 3 * seed) for seed in range(7)]
+    images = [picture(seed, 64 + 9 * seed, 100 - 3 * seed) for seed in range(7)]
     with torch.no_grad():
-        logits = classifier.network(torch.stack([classifier.transform(one) for one in films]))
-    classifier = replace(classifier, temperature=float(logits.std(0).max()))  # so that films do differ
-    many = list(predict_many(classifier, films, batch_size=batch_size))
-    singles = [predict(classifier, one) for one in films]
+        logits = classifier.network(torch.stack([classifier.transform(one) for one in images]))
+    classifier = replace(classifier, temperature=float(logits.std(0).max()))  # so that images do differ
+    many = list(predict_many(classifier, images, batch_size=batch_size))
+    singles = [predict(classifier, one) for one in images]
     assert len(many) == len(singles)
-    assert len({answer.p_pneumonia for answer in singles}) == len(films)
+    assert len({answer.p_pneumonia for answer in singles}) == len(images)
     for a, b in zip(many, singles, strict=True):
         assert a.probabilities == pytest.approx(b.probabilities, abs=1e-5)
         assert (a.label, a.status) == (b.label, b.status)
@@ -228,7 +230,7 @@ def test_a_stream_without_end_is_read_a_batch_at_a_time(make_classifier: MakeCla
         nonlocal taken
         while True:
             taken += 1
-            yield film(taken)
+            yield picture(taken)
 
     classifier = make_classifier()
     answers = predict_many(classifier, endless(), batch_size=4)
@@ -236,16 +238,16 @@ def test_a_stream_without_end_is_read_a_batch_at_a_time(make_classifier: MakeCla
     first = list(islice(answers, 6))
     assert taken == 8
     for seed, answer in enumerate(first, 1):
-        assert answer.probabilities == pytest.approx(predict(classifier, film(seed)).probabilities, abs=1e-5)
+        assert answer.probabilities == pytest.approx(predict(classifier, picture(seed)).probabilities, abs=1e-5)
 
 
 def test_bad_ones_are_rejected_in_their_place(make_classifier: MakeClassifier, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("no film")
+    (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "cut.jpeg").write_bytes(EXAMPLES[0].read_bytes()[:2000])
     classifier = make_classifier()
     sources: list[Source | Radiograph] = [
         *(EXAMPLES[0], tmp_path / "notes.txt", tmp_path / "missing.png", EXAMPLES[1], tmp_path / "cut.jpeg"),
-        *(tmp_path, np.zeros((10, 10), np.uint8), film()),
+        *(tmp_path, np.zeros((10, 10), np.uint8), picture()),
     ]
     answers = list(predict_many(classifier, sources, batch_size=3))
     assert [answer.reason.code if answer.reason else None for answer in answers] == [
@@ -261,22 +263,22 @@ def test_bad_ones_are_rejected_in_their_place(make_classifier: MakeClassifier, t
     assert answers[0].probabilities == pytest.approx(predict(classifier, EXAMPLES[0]).probabilities, abs=1e-5)
 
 
-def test_an_answer_knows_its_film_and_its_model(make_classifier: MakeClassifier) -> None:
-    classifier, radiograph = make_classifier(), film()
+def test_an_answer_knows_its_image_and_its_model(make_classifier: MakeClassifier) -> None:
+    classifier, radiograph = make_classifier(), picture()
     answer, rejected = predict_many(classifier, [radiograph, np.zeros((10, 10), np.uint8)])
     assert answer.radiograph is radiograph
     assert rejected.radiograph is None
     assert answer.classifier is rejected.classifier is classifier
 
 
-def test_a_rejected_film_has_nothing_to_explain(make_classifier: MakeClassifier) -> None:
+def test_a_rejected_image_has_nothing_to_explain(make_classifier: MakeClassifier) -> None:
     (answer,) = predict_many(make_classifier(), [b"words"])
     for ask in (answer.explain, answer.overlay):
         with pytest.raises(ValueError, match="A rejected image has no prediction to explain"):
             ask("NORMAL")
 
 
-def test_one_bad_film_alone_is_an_exception(make_classifier: MakeClassifier, tmp_path: Path) -> None:
+def test_one_bad_image_alone_is_an_exception(make_classifier: MakeClassifier, tmp_path: Path) -> None:
     classifier = make_classifier()
     with pytest.raises(NotAnImage):
         predict(classifier, b"words")
@@ -284,14 +286,14 @@ def test_one_bad_film_alone_is_an_exception(make_classifier: MakeClassifier, tmp
         predict(classifier, tmp_path / "missing.png")
 
 
-def test_no_films_give_no_answers(make_classifier: MakeClassifier) -> None:
+def test_no_images_give_no_answers(make_classifier: MakeClassifier) -> None:
     assert list(predict_many(make_classifier(), [])) == []
 
 
 @pytest.mark.parametrize("batch_size", [0, -1])
 def test_a_batch_of_nothing_is_refused(make_classifier: MakeClassifier, batch_size: int) -> None:
     with pytest.raises(ValueError, match=rf"batch_size is {batch_size}; expected at least 1"):
-        list(predict_many(make_classifier(), [film()], batch_size=batch_size))
+        list(predict_many(make_classifier(), [picture()], batch_size=batch_size))
 
 
 # One pass, any number of threads
@@ -301,14 +303,14 @@ def test_answer_maps_and_overlays_take_one_pass(make_classifier: MakeClassifier)
     classifier = make_classifier()
     counting = Counting(classifier.network)
     counted = replace(classifier, network=counting)
-    answer = predict(counted, film())
+    answer = predict(counted, picture())
     for target in (None, *targets(counted)):
         answer.explain(target)
         answer.overlay(target)
     assert counting.passes == [1]
-    list(predict_many(counted, [film(seed) for seed in range(5)], batch_size=4))
+    list(predict_many(counted, [picture(seed) for seed in range(5)], batch_size=4))
     assert counting.passes == [1, 4, 1]
-    expected = predict(classifier, film())
+    expected = predict(classifier, picture())
     assert answer.probabilities == expected.probabilities
     np.testing.assert_array_equal(answer.explain().cam, expected.explain().cam)
 
@@ -324,24 +326,24 @@ def test_another_operating_point_is_answered_without_another_pass(bundled: Class
 
 
 def test_a_rejection_is_one_at_every_operating_point(bundled: Classifier) -> None:
-    (prediction,) = predict_many(bundled, [b"no film"])
-    assert prediction.at("screening").to_dict() == next(predict_many(bundled.at("screening"), [b"no film"])).to_dict()
+    (prediction,) = predict_many(bundled, [b"no image"])
+    assert prediction.at("screening").to_dict() == next(predict_many(bundled.at("screening"), [b"no image"])).to_dict()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["tf_efficientnet_lite0", "convnext_atto", "densenet121"])
 def test_threads_answer_and_explain_as_one_does(make_classifier: MakeClassifier, architecture: str) -> None:
     classifier = make_classifier(architecture, size=(32, 32))
-    films = [film(seed) for seed in range(4)]
+    images = [picture(seed) for seed in range(4)]
 
     def numbers(answer: Prediction) -> list[np.ndarray]:
         maps = [answer.explain(target).cam for target in targets(classifier)]
         return [np.array(list(answer.probabilities.values())), *maps]
 
-    expected = [numbers(predict(classifier, one)) for one in films]
+    expected = [numbers(predict(classifier, one)) for one in images]
 
     def work(i: int) -> bool:
-        got = numbers(predict(classifier, films[i % 4]))
+        got = numbers(predict(classifier, images[i % 4]))
         return all(np.array_equal(a, b) for a, b in zip(got, expected[i % 4], strict=True))
 
     with ThreadPoolExecutor(8) as pool:

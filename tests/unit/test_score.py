@@ -117,7 +117,7 @@ def test_a_name_that_is_no_utf8_does_not_stop_the_run(model: str, images: Path, 
         assert len((tmp_path / "out.csv").read_bytes().splitlines()) == 5
 
 
-def test_a_table_among_the_images_is_no_film(model: str, images: Path) -> None:
+def test_a_table_among_the_images_is_no_image(model: str, images: Path) -> None:
     for _ in range(2):
         assert ask(model, "score", images, "--out", images / "out.csv") == 0
         assert len(read(images / "out.csv")) == 3

@@ -13,23 +13,23 @@ from tests.conftest import EXAMPLES
 from train.audit import COUNTERFACTUALS
 
 
-def as_they_are(film: Path, folder: Path) -> None:
-    (folder / film.name).write_bytes(film.read_bytes())
+def as_they_are(image: Path, folder: Path) -> None:
+    (folder / image.name).write_bytes(image.read_bytes())
 
 
-def as_png(film: Path, folder: Path) -> None:
-    with Image.open(film) as picture:
-        picture.save(folder / f"{film.stem}.png")
+def as_png(image: Path, folder: Path) -> None:
+    with Image.open(image) as picture:
+        picture.save(folder / f"{image.stem}.png")
 
 
-def as_small_jpeg(film: Path, folder: Path) -> None:
-    with Image.open(film) as picture:
-        picture.save(folder / film.name, quality=50)
+def as_small_jpeg(image: Path, folder: Path) -> None:
+    with Image.open(image) as picture:
+        picture.save(folder / image.name, quality=50)
 
 
-def with_flat_highlights(film: Path, folder: Path) -> None:
-    with Image.open(film) as picture:
-        (folder / f"{film.stem}.png").write_bytes(COUNTERFACTUALS["flat highlights"](picture.convert("L"), False))
+def with_flat_highlights(image: Path, folder: Path) -> None:
+    with Image.open(image) as picture:
+        (folder / f"{image.stem}.png").write_bytes(COUNTERFACTUALS["flat highlights"](picture.convert("L"), False))
 
 
 @pytest.mark.slow
@@ -38,11 +38,11 @@ def with_flat_highlights(film: Path, folder: Path) -> None:
 def test_fourteen_of_sixteen_are_told_apart_and_no_mistake_is_a_sure_one(
     save: Callable[[Path, Path], None], tmp_path: Path
 ) -> None:
-    films = tmp_path / "films"
-    films.mkdir()
-    for film in EXAMPLES:
-        save(film, films)
-    assert main(["score", str(films), "--out", str(tmp_path / "answers.csv")]) == 0
+    images = tmp_path / "images"
+    images.mkdir()
+    for image in EXAMPLES:
+        save(image, images)
+    assert main(["score", str(images), "--out", str(tmp_path / "answers.csv")]) == 0
     with (tmp_path / "answers.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 16
@@ -53,11 +53,11 @@ def test_fourteen_of_sixteen_are_told_apart_and_no_mistake_is_a_sure_one(
 
 
 @pytest.mark.slow
-def test_the_same_film_saved_in_another_way_keeps_its_probability(bundled: Classifier, tmp_path: Path) -> None:
+def test_the_same_image_saved_in_another_way_keeps_its_probability(bundled: Classifier, tmp_path: Path) -> None:
     shifts = []
-    for film in EXAMPLES:
-        as_small_jpeg(film, tmp_path)
-        before, after = predict(bundled, film).p_pneumonia, predict(bundled, tmp_path / film.name).p_pneumonia
+    for image in EXAMPLES:
+        as_small_jpeg(image, tmp_path)
+        before, after = predict(bundled, image).p_pneumonia, predict(bundled, tmp_path / image.name).p_pneumonia
         assert before is not None
         assert after is not None
         shifts.append(abs(before - after))
