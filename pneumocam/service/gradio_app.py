@@ -57,7 +57,8 @@ def blocks(endpoints: Endpoints) -> gr.Blocks:
         overlay = gr.Checkbox(value=True, label="overlay")
         share, force = gr.Number(value=classifier.prevalence, label="prevalence"), gr.Checkbox(label="force")
         picture, shares = gr.Image(label="overlay", format="png"), gr.Label(label="probabilities")
-        kinds = f"JPEG, PNG, TIFF, BMP, WebP, AVIF, JPEG 2000 or DICOM, 8 or 16 bit, at most {limits.image_bytes / MB:g} MB"
+        formats = "JPEG, PNG, TIFF, BMP, WebP, AVIF, JPEG 2000 or DICOM, 8 or 16 bit"
+        kinds = f"{formats}, at most {limits.image_bytes / MB:g} MB"
         one = _description(endpoints.classify_radiograph, f"image: {kinds}.", Options)
         many = _description(
             endpoints.classify_radiographs, f"images: at most {limits.images}; {kinds} each.", SharedOptions
