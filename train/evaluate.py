@@ -105,7 +105,8 @@ def run(config: Config) -> dict[str, Any]:
         raise DataError("Give --out DIR: only validation figures belong in the bundle's own folder.")
     origin = None if config.model == "bundled" else f"local-dir:{folder}" if folder.is_dir() else config.model
     # Without its guard: the figures are those of the network, on every image that can be read.
-    classifier = replace(Classifier.from_pretrained(origin), guard=None)
+    bundle = Classifier.from_pretrained(origin)
+    classifier = replace(bundle, guard=None)
     sources = sources_from(config.data, config.labels, config.masks)
     roots = roots_of(sources)
     manifest, images = _images(config, classifier, sources)
@@ -146,7 +147,7 @@ def run(config: Config) -> dict[str, Any]:
     draw(scored, metrics, point.threshold, out)
     draw_failures(scored, classifier, out)
     if out == folder and classifier.training and config.audit:
-        (out / "README.md").write_text(render_card(classifier, metrics))
+        (out / "README.md").write_text(render_card(bundle, metrics))
     return metrics
 
 
@@ -283,7 +284,7 @@ def render_card(classifier: Classifier, metrics: dict[str, Any], *, repo: str | 
     """model_card.md with every number filled in from the bundle and its metrics.
 
     Args:
-        classifier: the bundle's.
+        classifier: the bundle's, with its guard, whose figures are on the card too.
         metrics: what `run` measured, with its audit.
         repo: owner/name on the Hub, for the lines that tell how to load it.
 
@@ -297,6 +298,7 @@ def render_card(classifier: Classifier, metrics: dict[str, Any], *, repo: str | 
         training=classifier.training,
         temperature=classifier.temperature,
         metrics=metrics,
+        guard=classifier.guard,
         repo=repo,
         source=f"hf-hub:{repo}" if repo else "local-dir:model",
     )
