@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from pneumocam.bundle import GuardThresholds
-from pneumocam.guard import GRID, SIDE, Guard, LungLocator, normalised, on_edge
+from pneumocam.guard import GRID, HEADS, SIDE, Guard, LungLocator, normalised, on_edge
 from train.guard.batches import Batch, Pool, draw_batch
 from train.guard.drawn import KINDS
 
@@ -144,10 +144,10 @@ def _binary(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 def finish(network: LungLocator, sources: Sequence[Radiographs]) -> Guard:
     """Set the limits from the training radiographs as they are, each source counting alike.
 
-    The limits on distance, area and edge follow from what all but a few in 1000 of these radiographs keep to; the
-    others are even odds of the network's heads.
+    The limits on distance, area, edge, cut and quality follow from what all but a few in 1000 of these radiographs keep
+    to; the others are even odds of the network's heads.
     """
-    lungs, _, features = zip(*(_outputs(network, source.images) for source in sources), strict=True)
+    lungs, heads, features = zip(*(_outputs(network, source.images) for source in sources), strict=True)
     centre = torch.stack([part.mean(0) for part in features]).mean(0)
     covariance = torch.stack([torch.cov(part.T) for part in features]).mean(0)
     covariance += 1e-3 * covariance.diagonal().mean() * torch.eye(len(centre))
@@ -155,6 +155,8 @@ def finish(network: LungLocator, sources: Sequence[Radiographs]) -> Guard:
     distances = [torch.linalg.vector_norm((part - centre) @ whitening, dim=1) for part in features]
     usual = max(float(torch.quantile(part, 0.998)) for part in distances)
     edge = max(float(torch.quantile(on_edge(part), 0.995)) for part in lungs)
+    usual_head = torch.stack([torch.quantile(part, 0.995, dim=0) for part in heads]).amax(0)
+    named = dict(zip(HEADS, usual_head[4:].clamp(max=0).tolist(), strict=True))
     areas = torch.cat([(part > 0).float().mean((1, 2)) for part in lungs])
     thresholds = GuardThresholds(
         chest=0.0,
@@ -165,8 +167,8 @@ def finish(network: LungLocator, sources: Sequence[Radiographs]) -> Guard:
         distance=round(usual, 2),
         far=round(2 * usual, 2),
         lateral=0.0,
-        cut_off=0.0,
-        poor_quality=0.0,
+        cut_off=round(named["cut_off"], 2),
+        poor_quality=round(named["poor_quality"], 2),
     )
     return Guard(network, thresholds, centre, whitening)
 

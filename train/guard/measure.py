@@ -116,7 +116,7 @@ class _Marks:
         """Note it, and put an image into the gallery if one is given."""
         self.flags[group][name].append((happened, case.patient))
         if shown:
-            self.gallery.add(f"{group.replace('_', ' ')}: {name}", shown.to_pil())
+            self.gallery.add(f"{'not ' * (not happened)}{group.replace('_', ' ')}: {name}", shown.to_pil())
 
     def shares(self) -> dict[str, Any]:
         return {
@@ -187,7 +187,7 @@ def measure_others(guard: Guard, folder: Path, gallery: Gallery) -> dict[str, An
             refused.append(bool(found.refusal))
             clearly.append(bool(found.refusal and not found.refusal.can_be_forced))
             scores.append(score(guard, found))
-            packages.add(name.partition("-")[0] if kind.name == "noise" else name.rsplit("-", 2)[0])
+            packages.add(name.partition("--")[0])
             if not found.refusal:
                 gallery.add(f"accepted: {kind.name}", picture.to_pil())
         figures[kind.name] = {

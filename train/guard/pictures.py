@@ -142,7 +142,7 @@ def collect(out: tyro.conf.Positional[Path], /, downloads: Path = Path("download
                 print(f"left out: {package.name} ({package.kind}): {type(error).__name__}: {error}")
                 continue
             print(f"{part:9} {package.kind:22} {package.name:28} {count:5}", flush=True)
-    _save(_noise(), out / "held_out" / "noise", "drawn")
+    _save(_noise(), out / "held_out" / "noise", "this project--noise")
 
 
 def _write(package: Package, folder: Path, downloads: Path) -> int:
@@ -154,7 +154,7 @@ def _write(package: Package, folder: Path, downloads: Path) -> int:
     spread = read in (_pictures, _pages)
     pictures = read(_spread(files, package.most) if spread else files)
     images = pictures if spread else iter(_spread(list(pictures), package.most))
-    return _save(images, folder, f"{package.name}-{files[0].stem}")
+    return _save(images, folder, f"{package.name}--{files[0].stem}")
 
 
 def _spread(items: list[T], most: int) -> list[T]:
