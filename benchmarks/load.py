@@ -4,7 +4,8 @@
     python -m benchmarks.load --seconds 20 --soak-requests 0 --workers 2
 
 Every client sends an image and waits for the answer, again and again, through plain HTTP or through Gradio's queue
-(upload, call, event stream). Client and server share the cores. Writes load.json and load.md.
+(upload, call, event stream). Client and server share the cores. Writes load.json and load.md, with the load average of
+the machine before the start: shares and ratios hold on a busy machine, images a second do not.
 """
 
 import asyncio
@@ -271,6 +272,7 @@ def main(
         soak_requests: after which memory is compared; 0 for none.
         out: a JSON file; the table is beside it as Markdown.
     """
+    busy = os.getloadavg()[0]
     bare, read = ceilings()
     print(f"images a second: {bare:.1f} through the bare network, {read:.1f} with the files read", flush=True)
     rows: list[dict[str, Any]] = []
@@ -283,6 +285,7 @@ def main(
             rows += [measure(app.url, app.pid, bare, seconds=seconds, interface=interface, **case) for case in cases]
         result = {
             "cores": os.cpu_count(),
+            "load_average_of_other_programs": round(busy, 1),
             "workers": workers,
             "seconds_each": seconds,
             "bare_images_a_second": round(bare, 2),

@@ -36,10 +36,25 @@ def _flat_rows(pixels: NDArray[np.uint8]) -> int:
     first = int(NARROW * len(some))
     if not _flat(some[first : first + 1]).all():  # saves the search in an ordinary image
         return 0
-    flat = int(np.argmin(np.append(_flat(some), False)))
+    flat = 0
+    while flat < len(some):
+        block = _flat(some[flat : flat + 64])
+        flat += int(np.argmin(np.append(block, False)))
+        if not block.all():
+            break
     return flat if flat > first else 0
 
 
 def _flat(rows: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    low, high = np.percentile(rows, [5, 95], axis=1)
+    ordered = np.sort(rows, axis=1, kind="stable")  # by radix, several times faster than np.percentile
+    last = ordered.shape[1] - 1
+    cut = 0.05 * last
+    below, part = int(cut), cut - int(cut)
+
+    def between(one: int, next_one: int) -> NDArray[np.float64]:
+        low, high = ordered[:, one].astype(float), ordered[:, next_one].astype(float)
+        return low + (high - low) * part
+
+    low = between(below, min(below + 1, last))
+    high = between(last - below, max(last - below - 1, 0))
     return np.asarray(high - low <= FLAT)
