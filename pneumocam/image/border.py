@@ -52,8 +52,9 @@ def _flat(rows: NDArray[np.uint8]) -> NDArray[np.bool_]:
     below, part = int(cut), cut - int(cut)
 
     def between(one: int, next_one: int) -> NDArray[np.float64]:
-        low, high = ordered[:, one].astype(float), ordered[:, next_one].astype(float)
-        return low + (high - low) * part
+        here = ordered[:, one].astype(np.float64)
+        step: NDArray[np.float64] = (ordered[:, next_one] - here) * part
+        return here + step
 
     low = between(below, min(below + 1, last))
     high = between(last - below, max(last - below - 1, 0))
