@@ -62,8 +62,8 @@ model: $(VENV)/.dev  ## train a model: make model DATA='DIR DIR' [MASKS=DIR] [IN
 	$(BIN)/python -m train.average $(SEEDS:%=$(RUN)/seed-%) --out $(RUN)
 	$(BIN)/python -m train.evaluate $(RUN)/bundle $(SOURCES) $(if $(ORIGINALS),--originals $(ORIGINALS))
 
-bench: $(VENV)/.dev  ## time of a prediction and its overlay, compared with plain Captum
-	$(BIN)/python benchmarks/saliency.py
+bench: $(VENV)/.dev  ## measure starts, networks and maps; benchmarks/report.md
+	$(BIN)/python -m benchmarks
 
 audit: $(VENV)/.dev  ## look for known vulnerabilities of the pinned packages
 	$(BIN)/python .ci/audit.py requirements.txt requirements-dev.txt

@@ -1,10 +1,10 @@
-"""Is the network ever kept waiting for films? This project's loader, a plain ImageFolder loop, and the network itself.
+"""Is the network ever kept waiting for images? This project's loader, a plain ImageFolder loop, and the network itself.
 
     python benchmarks/loading.py DIR [DIR ...]     # folders as in train.fit; writes loading.json
 
-Films a second, the median of several rounds that take turns. Both loaders run in this process, one film after another,
-as one worker of a DataLoader does. The plain loop reads the first folder with a random crop and a flip, and has nothing
-against shortcuts.
+Images a second, the median of several rounds that take turns. Both loaders run in this process, one image after
+another, as one worker of a DataLoader does. The plain loop reads the first folder with a random crop and a flip, and
+has nothing against shortcuts.
 """
 
 import json
@@ -79,7 +79,7 @@ def main(roots: Annotated[list[Path], tyro.conf.Positional]) -> None:
                 seconds[name].append(time.perf_counter() - start)
     rates = {name: round(BATCHES * config.batch_size / median(taken), 1) for name, taken in seconds.items()}
     report = {
-        "films_per_second": rates,
+        "images_per_second": rates,
         "network_waits": rates["this project's loader"] < rates["the network, forward and backward"],
         "batch_size": config.batch_size,
         "threads": torch.get_num_threads(),
