@@ -5,7 +5,7 @@
 
 Every client sends an image and waits for the answer, again and again, through plain HTTP or through Gradio's queue
 (upload, call, event stream). Client and server share the cores. Writes load.json and load.md, with the load average of
-the machine before the start: shares and ratios hold on a busy machine, images a second do not.
+the machine before the start: on a busy machine, compare the server's processor time, not images a second.
 """
 
 import asyncio

@@ -26,6 +26,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 import pneumocam.hub
 from pneumocam import Classifier
+from pneumocam.export import export_onnx
 from publish.model import stage
 from tests import hub as tests_hub
 from train import evaluate
@@ -48,6 +49,23 @@ SUBTYPES = ("NORMAL", "BACTERIAL", "VIRAL")
 @pytest.fixture(scope="session")
 def bundled() -> Classifier:
     return Classifier.from_pretrained()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_export_for_each_network() -> Iterator[None]:
+    """Publishing takes a network's ONNX file from an earlier test: an export takes seconds."""
+    done: dict[str, bytes] = {}
+
+    def export(classifier: Classifier, path: Path) -> None:
+        if classifier.revision in done:
+            path.write_bytes(done[classifier.revision])
+        else:
+            export_onnx(classifier, path)
+            done[classifier.revision] = path.read_bytes()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("publish.model.export_onnx", export)
+        yield
 
 
 @dataclass
