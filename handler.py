@@ -95,8 +95,9 @@ def _decoded(text: str) -> bytes:
 
 
 def _answer(prediction: Prediction, options: Options) -> Answer:
-    answer = prediction.to_dict()
-    if options.kind and prediction.label:
+    drawn = options.kind and prediction.label
+    answer = prediction.to_dict(prediction.explain(options.target) if drawn else None)
+    if options.kind and drawn:
         answer["overlay"] = base64.b64encode(encode(prediction.overlay(options.target), options.kind)).decode()
     return answer
 

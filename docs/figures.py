@@ -22,6 +22,7 @@ from pneumocam.cli import main as command_line
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 METRICS: dict[str, Any] = json.loads((ROOT / "model" / "metrics.json").read_text())
+MAPS: dict[str, Any] = json.loads((ROOT / "benchmarks" / "maps.json").read_text())
 LOAD: dict[str, Any] = json.loads((ROOT / "benchmarks" / "load.json").read_text())
 REGION = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 EXAMPLES = ("person1946_bacteria_4874.jpeg", "NORMAL2-IM-1427-0001.jpeg", "person1949_bacteria_4880.jpeg")
@@ -231,6 +232,27 @@ def examples() -> str:
     )
 
 
+def maps() -> str:
+    header = ("predicted class", "images", "inside the lung fields", "their share of the image")
+    rows = []
+    for name, row in METRICS["maps"]["by_class"].items():
+        areas = [
+            [f"{row[curve][one]['value']:.3f}" for one in ("map", "centre")] for curve in ("deletion", "insertion")
+        ]
+        figures = [shown(row["inside"]), shown(row["expected"]), *(", ".join(area) for area in areas)]
+        rows.append((name, row["n"], *figures, shown(row["moved"]["jpeg_50"])))
+    return table((*header, "deletion: map, middle", "insertion: map, middle", "JPEG 50"), rows)
+
+
+def map_variants() -> str:
+    rows = [
+        (name, *(shown(row[key]) for key in ("inside", "deletion", "insertion")), f"{row['ms']:.0f}")
+        for name, row in MAPS["maps"].items()
+    ]
+    found = table(("map", "inside the lung fields", "deletion", "insertion", "ms"), rows)
+    return f"{MAPS['images']} images, {MAPS['threads']} thread{'s' * (MAPS['threads'] > 1)}:\n\n{found}"
+
+
 def output() -> str:
     printed = io.StringIO()
     with chdir(ROOT), redirect_stdout(printed), redirect_stderr(io.StringIO()):
@@ -268,6 +290,8 @@ FIGURES: dict[str, Callable[[], str]] = {
     "recipe-costs": recipe_costs,
     "recipe-chance": lambda: paragraph(recipes()["How much of that is chance"]),
     "examples": examples,
+    "maps": maps,
+    "map-variants": map_variants,
     "output": output,
     "load": load,
 }

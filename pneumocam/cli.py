@@ -109,7 +109,9 @@ class Predict:
             classified += prediction.status != "rejected"
             written = self._write_files(name, prediction)
             if self.json:
-                print(json.dumps({"path": file, **prediction.to_dict(), **written}), flush=True)
+                mapped = self.overlay or self.report
+                saliency = prediction.explain(self.target) if mapped and prediction.status != "rejected" else None
+                print(json.dumps({"path": file, **prediction.to_dict(saliency), **written}), flush=True)
             else:
                 print(_line(file, width, prediction), flush=True)
         if not self.json:

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 
 from pneumocam.classifier import Classifier
 from pneumocam.image import Radiograph
+from pneumocam.regions import EMPTY, Floats, Quality, Region, agreement, quality, regions, sentences, share_inside
+
+REGION_GRID = 128  # cells of the longer side, of the grid that regions are found on
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +29,12 @@ class Saliency:
             where the preprocessing pads, or stay inside them where it crops.
         size: width and height of the upload in pixels.
         radiograph: the upload, if it is known.
+        scale: the value of `cam` that is drawn as 1, the same for all labels of an image: the peak of the strongest
+            map of a label, or this map's own peak if that is higher. By default its own peak.
+        lungs: `(h, w)` in [0, 1], covering the upload: the probability that a cell lies in a lung field; None if
+            nothing has looked for them.
+        steadiness: correlation of the maps of halves of the network's channels, see `pneumocam.regions.agreement`; None
+            if it was not measured.
     """
 
     cam: np.ndarray
@@ -32,9 +42,12 @@ class Saliency:
     box: tuple[float, float, float, float]
     size: tuple[int, int]
     radiograph: Radiograph | None = field(default=None, repr=False)
+    scale: float | None = None
+    lungs: Floats | None = field(default=None, repr=False)
+    steadiness: float | None = None
 
     def __repr__(self) -> str:
-        return f"Saliency({self.target}, {self.cam.shape[0]} x {self.cam.shape[1]} cells, peak {self.cam.max():.3g})"
+        return f"Saliency({self.target}, {self.cam.shape[0]} x {self.cam.shape[1]} cells, {self.quality or 'unknown'})"
 
     def _repr_html_(self) -> str:
         from pneumocam.notebook import saliency_html
@@ -42,12 +55,88 @@ class Saliency:
         return saliency_html(self)
 
     @property
+    def peak(self) -> float:
+        """The map's greatest value on the scale of the image's maps, in [0, 1]."""
+        peak = float(self.cam.max())
+        return peak / (self.scale or peak) if peak > 0 else 0.0
+
+    @property
     def is_empty(self) -> bool:
-        """Whether no region of the image speaks for the target."""
-        return not bool((self.cam > 0).any())
+        """Whether next to nothing in the image speaks for the target, compared with the strongest map of the image."""
+        return self.peak < EMPTY
+
+    @cached_property
+    def inside(self) -> float | None:
+        """The share of the map's energy (the sum of its values) inside the lung fields, in [0, 1]; None without these.
+
+        0 if the map is empty.
+        """
+        return self._share(self.cam)
+
+    @cached_property
+    def expected_inside(self) -> float | None:
+        """What `inside` would be if all values of the map were equal: the lung fields' share of what the map covers."""
+        return self._share(np.ones_like(self.cam))
+
+    @property
+    def quality(self) -> Quality | None:
+        """One word for the map; None if its steadiness was not measured.
+
+        `empty`: see `is_empty`. `outside_lungs`: no more of its energy lies inside the lung fields than if all its
+        values were equal. Else `steady` if `steadiness` is at least `pneumocam.regions.STEADY`, or `unsteady`.
+        """
+        return quality(
+            empty=self.is_empty, inside=self.inside, expected=self.expected_inside, steadiness=self.steadiness
+        )
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What `quality` and `inside` say, for people; none if nothing is known."""
+        return sentences(self.target, self.quality, self.inside, self.expected_inside)
+
+    @cached_property
+    def regions(self) -> tuple[Region, ...]:
+        """The parts of the map above half of its peak, that with the most energy first; none if it is empty."""
+        if self.is_empty:
+            return ()
+        shrink = min(1.0, REGION_GRID / max(self.size))
+        width, height = (max(1, round(side * shrink)) for side in self.size)
+        return regions(self.resized(width, height).heatmap(), *self.size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, shares rounded to four decimals: all but the map itself."""
+        shares = {
+            "peak": self.peak,
+            "inside_lungs": self.inside,
+            "expected_inside_lungs": self.expected_inside,
+            "steadiness": self.steadiness,
+        }
+        return {
+            "target": self.target,
+            "quality": self.quality,
+            **{name: None if value is None else round(value, 4) for name, value in shares.items()},
+            "regions": [
+                {"box": list(one.box), "score": round(one.score, 4), "share": round(one.share, 4)}
+                for one in self.regions
+            ],
+        }
+
+    def relative(self) -> list[list[float]]:
+        """The map's cells (h, w) on the scale of the image's maps, in [0, 1]."""
+        values: list[list[float]] = np.round(self.cam.astype(np.float64) / (self.scale or self.cam.max()), 5).tolist()
+        return values
+
+    def resized(self, width: int, height: int) -> "Saliency":
+        """The same map over the upload at another size in pixels."""
+        x, y = width / self.size[0], height / self.size[1]
+        left, top, right, bottom = self.box
+        return replace(self, size=(width, height), box=(left * x, top * y, right * x, bottom * y))
 
     def heatmap(self) -> np.ndarray:
-        """`(H, W)` float32 in [0, 1] in the geometry of the upload: 1 at the map's peak, 0 outside of the map."""
+        """`(H, W)` float32 in [0, 1] in the geometry of the upload: 1 where the map reaches its scale, 0 outside of it.
+
+        The brightness of two maps of one image can be compared; see `scale`.
+        """
         left, top, right, bottom = self.box
         # Only the part of the box on the upload is resized; the whole box can be far larger.
         x0, y0 = max(0, round(left)), max(0, round(top))
@@ -57,12 +146,18 @@ class Saliency:
         rows, columns = self.cam.shape
         xs = ((np.array([x0, x1]) - left) * columns / (right - left)).clip(0, columns)
         ys = ((np.array([y0, y1]) - top) * rows / (bottom - top)).clip(0, rows)
-        peak = float(self.cam.max())
-        covered = Image.fromarray(self.cam / peak if peak > 0 else self.cam)
+        scale = self.scale or float(self.cam.max())
+        covered = Image.fromarray(self.cam / np.float32(scale) if scale > 0 else self.cam)
         region = (xs[0], ys[0], xs[1], ys[1])
         canvas = Image.new("F", self.size)
         canvas.paste(covered.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=region), (x0, y0))
         return np.asarray(canvas)
+
+    def _share(self, cam: np.ndarray) -> float | None:
+        if self.lungs is None:
+            return None
+        height, width = self.lungs.shape
+        return share_inside(replace(self, cam=cam).resized(width, height).heatmap(), self.lungs > 0.5)
 
 
 class _HeadWithPneumonia(nn.Module):
@@ -97,6 +192,12 @@ def grad_cam(classifier: Classifier, features: Tensor, target_names: Sequence[st
     Raises:
         ValueError: a name is not one of `targets(classifier)`.
     """
+    cams: np.ndarray = _channels(classifier, features, target_names).sum(1).clamp(min=0).numpy()  # (B, h, w)
+    return cams
+
+
+def _channels(classifier: Classifier, features: Tensor, target_names: Sequence[str]) -> Tensor:
+    """What each channel adds to the maps of `grad_cam`, before their ReLU: `(B, D, h, w)`."""
     from captum.attr import LayerGradCam  # slow to import, and many predictions need no map
 
     known = targets(classifier)
@@ -109,10 +210,31 @@ def grad_cam(classifier: Classifier, features: Tensor, target_names: Sequence[st
     head = _HeadWithPneumonia(classifier)
     with torch.inference_mode(False), torch.enable_grad():
         inputs = (features.clone() if features.is_inference() else features.detach()).requires_grad_()
-        cam: Tensor = LayerGradCam(head, head.features).attribute(
-            inputs, indices, relu_attributions=True
-        )  # (B, 1, h, w)
-    return cam.detach().squeeze(1).numpy()  # (B, h, w)
+        channels: Tensor = LayerGradCam(head, head.features).attribute(inputs, indices, attr_dim_summation=False)
+    return channels.detach()
+
+
+def explain(
+    classifier: Classifier, radiograph: Radiograph, features: Tensor, lungs: Floats | None = None
+) -> dict[str, Saliency]:
+    """The maps of one image by class, all of `targets(classifier)`, on one scale.
+
+    Args:
+        classifier: whose features these are.
+        radiograph: the image.
+        features: `(D, h, w)` float32, of the network's input.
+        lungs: as in `Saliency`.
+    """
+    names = targets(classifier)
+    channels = _channels(classifier, features.expand(len(names), *features.shape), names)  # (targets, D, h, w)
+    cams = dict(zip(names, channels.sum(1).clamp(min=0).numpy(), strict=True))
+    strongest = max(float(cams[label].max()) for label in classifier.label_names)
+    size = radiograph.width, radiograph.height
+    box = input_box(classifier.preprocessing, *size)
+    return {
+        name: Saliency(cam, name, box, size, radiograph, max(strongest, float(cam.max())), lungs, agreement(parts))
+        for (name, cam), parts in zip(cams.items(), channels.numpy(), strict=True)
+    }
 
 
 def input_box(preprocessing: Mapping[str, Any], width: int, height: int) -> tuple[float, float, float, float]:

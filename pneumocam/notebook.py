@@ -79,9 +79,7 @@ def _figure(image: Image.Image, caption: str) -> str:
 
 
 def _caption(saliency: "Saliency") -> str:
-    if saliency.is_empty:
-        return f"Grad-CAM: no region speaks for {saliency.target}"
-    return f"Grad-CAM for {saliency.target}, scaled to its own peak"
+    return " ".join((f"Grad-CAM for {saliency.target}.", *saliency.sentences))
 
 
 def _size(radiograph: "Radiograph") -> str:

@@ -5,18 +5,20 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pneumocam import DISCLAIMER
 from pneumocam.gradcam import Saliency
+from pneumocam.guard import outline
 from pneumocam.image import Radiograph
 
 COLOUR_MAP = "inferno"
+OUTLINE = "#7fe0d3"  # of the lung fields, as on the page
 
 
 def draw_overlay(
     radiograph: Radiograph, saliency: Saliency, caption: str, *, opacity: float = 0.6, colour_map: str = COLOUR_MAP
 ) -> Image.Image:
-    """The radiograph with the map laid over it, and below it a strip with caption, colour bar and disclaimer.
+    """The radiograph with the map over it, and below it a strip: caption, colour bar, what the map says, disclaimer.
 
     The upper `(H, W)` pixels are those of the upload. The opacity of the colour follows the map, so regions without
-    weight keep their grey levels.
+    weight keep their grey levels, but for the outline of the lung fields.
 
     Args:
         radiograph: the upload, `(H, W)`.
@@ -42,13 +44,19 @@ def blend(image: Image.Image, saliency: Saliency, *, opacity: float = 0.6, colou
     colours = Image.fromarray((255 * heat).round().astype(np.uint8))
     colours.putpalette(palette.round().astype(np.uint8).tobytes())
     opaque = Image.fromarray((255 * opacity * heat).round().astype(np.uint8))
-    return Image.composite(colours.convert("RGB"), image.convert("RGB"), opaque)
+    blended = Image.composite(colours.convert("RGB"), image.convert("RGB"), opaque)
+    if saliency.lungs is not None:
+        draw, width = ImageDraw.Draw(blended), max(1, round(image.width / 400))
+        for polygon in outline(saliency.lungs, *image.size):
+            draw.line(polygon, OUTLINE, width, joint="curve")
+    return blended
 
 
 def _strip(width: int, caption: str, saliency: Saliency, colour_map: str) -> Image.Image:
     size = max(9, round(width / 32))
     margin, grey = size // 2, "#c8c8c8"
-    strip = Image.new("RGB", (width, round(4.9 * size)), "black")
+    said = saliency.sentences
+    strip = Image.new("RGB", (width, round((4.9 + 1.5 * len(said)) * size)), "black")
     draw = ImageDraw.Draw(strip)
 
     def write(text: str, left: int, line: float, scale: float, colour: str) -> None:
@@ -59,15 +67,17 @@ def _strip(width: int, caption: str, saliency: Saliency, colour_map: str) -> Ima
         draw.text((left, margin + line * size), text, colour, font, anchor="lm")
 
     write(caption, margin, 0.6, 1.2, "white")
-    write(DISCLAIMER, margin, 3.6, 0.8, grey)
+    doubtful = saliency.quality not in (None, "steady")
+    for i, text in enumerate(said):
+        write(text, margin, 3.6 + 1.5 * i, 0.8, "#ffd27f" if doubtful and i == 0 else grey)
+    write(DISCLAIMER, margin, 3.6 + 1.5 * len(said), 0.8, grey)
     if saliency.is_empty:
-        write(f"Empty map: no region speaks for {saliency.target}.", margin, 2.1, 0.8, "#ffd27f")
         return strip
     bar_width, bar_height = width // 4, round(0.7 * size)
     ramp = colours_of(colour_map, np.linspace(0, 1, bar_width))[None] * 255  # (1, bar_width, 3)
     bar = Image.fromarray(np.repeat(ramp, bar_height, 0).round().astype(np.uint8))
     strip.paste(bar, (margin, margin + round(2.1 * size) - bar_height // 2))
-    write(f"from none to most weight for {saliency.target}", 2 * margin + bar_width, 2.1, 0.8, grey)
+    write("from no weight to the most for any class", 2 * margin + bar_width, 2.1, 0.8, grey)
     return strip
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pneumocam import DISCLAIMER
 from pneumocam.classifier import Classifier, OperatingPoint
-from pneumocam.gradcam import Saliency, grad_cam, input_box, targets
+from pneumocam.gradcam import Saliency, explain, targets
 from pneumocam.guard import Doubt, Floats, Inspection, NotAChestRadiograph
 from pneumocam.image import InternalError, Radiograph, RadiographError, Source, load_radiograph, without_border
 from pneumocam.network import one_thread
@@ -114,8 +114,19 @@ class Prediction:
             return self.p_pneumonia
         return self.probabilities[target]
 
+    @cached_property
+    def maps(self) -> Mapping[str, Saliency]:
+        """Grad-CAM for each of `targets(classifier)`, all on one scale; the backbone does not run again.
+
+        Raises:
+            ValueError: the image was rejected.
+        """
+        if self._features is None or self.radiograph is None:
+            raise ValueError("A rejected image has no prediction to explain.")
+        return explain(self.classifier, self.radiograph, self._features, self.lungs)
+
     def explain(self, target: str | None = None) -> Saliency:
-        """Grad-CAM for the predicted class or another one; the backbone does not run again.
+        """Grad-CAM for the predicted class or another one, see `maps`.
 
         Args:
             target: one of the labels, or `PNEUMONIA` for any subtype against NORMAL.
@@ -123,12 +134,10 @@ class Prediction:
         Raises:
             ValueError: the target is unknown, or the image was rejected.
         """
-        if self._features is None or self.radiograph is None or self.label is None:
-            raise ValueError("A rejected image has no prediction to explain.")
-        name = self.label if target is None else target
-        cam = grad_cam(self.classifier, self._features[None], [name])[0]  # (h, w)
-        size = self.radiograph.width, self.radiograph.height
-        return Saliency(cam, name, input_box(self.classifier.preprocessing, *size), size, self.radiograph)
+        known = targets(self.classifier)
+        if target not in (None, *known):
+            raise ValueError(f"Class to explain is {target!r}; this model explains {', '.join(known)}.")
+        return self.maps[target or str(self.label)]
 
     def overlay(self, target: str | None = None, *, opacity: float = 0.6, colour_map: str = COLOUR_MAP) -> Image.Image:
         """The upload with the map of `explain(target)` over it, labelled; see `overlay.draw_overlay`."""
@@ -140,8 +149,12 @@ class Prediction:
             caption += " (uncertain)"
         return draw_overlay(self.radiograph, saliency, caption, opacity=opacity, colour_map=colour_map)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, the same in Python, CLI and API."""
+    def to_dict(self, saliency: Saliency | None = None) -> dict[str, Any]:
+        """Plain JSON values, the same in Python, CLI and API.
+
+        Args:
+            saliency: the map whose facts are told as `map`, one of `maps`; by default none, since a map takes time.
+        """
         radiograph, point = self.radiograph, self.operating_point
         return {
             "schema_version": SCHEMA_VERSION,
@@ -159,6 +172,7 @@ class Prediction:
                 "height": radiograph.height,
                 "steps": list(radiograph.steps),
             },
+            "map": saliency and saliency.to_dict(),
             "operating_point": {"name": point.name, "threshold": point.threshold},
             "model": {"id": self.classifier.id, "revision": self.classifier.revision},
             "disclaimer": DISCLAIMER,

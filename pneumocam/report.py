@@ -5,7 +5,6 @@ import io
 import math
 import textwrap
 import threading
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +33,7 @@ COLUMN = (INNER - GUTTER) / 2
 RIGHT = MARGIN + COLUMN + GUTTER
 INCH, POINT = 25.4, 25.4 / 72
 GAP = 5.0  # between the parts of the foot
+CAPTION = 16.0  # below the pictures
 LOWEST_MAT = 50.0  # mm, even for a very wide image
 BAR, BAR_WIDTH = MARGIN + 26, COLUMN - 42
 DPI = 200  # of the pictures in both formats
@@ -142,7 +142,7 @@ def _draw_pictures(
     """Image and overlay side by side, each on a mat of the same size; returns where they end."""
     radiograph = prediction.radiograph
     assert radiograph
-    caption = 10 + GAP
+    caption = CAPTION + GAP
     height = min(room - caption, max(LOWEST_MAT, COLUMN * radiograph.height / radiograph.width))
     scale = min(COLUMN / radiograph.width, height / radiograph.height)  # mm a pixel
     size = scale * radiograph.width, scale * radiograph.height
@@ -159,10 +159,7 @@ def _pictures(
     """Image and overlay, each `(h, w, 3)` uint8 with the pixels that `size` in mm has at DPI."""
     width, height = (max(1, round(x / INCH * DPI)) for x in size)
     image = radiograph.to_pil().resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3)
-    x, y = width / radiograph.width, height / radiograph.height
-    left, top, right, bottom = saliency.box
-    smaller = replace(saliency, size=(width, height), box=(left * x, top * y, right * x, bottom * y))
-    blended = blend(image, smaller, opacity=opacity, colour_map=colour_map)
+    blended = blend(image, saliency.resized(width, height), opacity=opacity, colour_map=colour_map)
     return np.asarray(image.convert("RGB")), np.asarray(blended)
 
 
@@ -172,12 +169,14 @@ def _draw_captions(axes: Axes, prediction: Prediction, saliency: Saliency, y: fl
     probability = _percent(prediction.probability(saliency.target))
     _write(axes, f"Grad-CAM for {saliency.target}, {probability}{doubt}", RIGHT, y, bold=True)
     if saliency.is_empty:
-        _write(axes, f"Empty map: no region speaks for {saliency.target}.", RIGHT, y + 4.6, colour=AMBER)
+        _write(axes, saliency.sentences[0], RIGHT, y + 4.6, 7.5, colour=AMBER)
         return
     ramp = matplotlib.colormaps[colour_map](np.linspace(0, 1, 256))[None, :, :3]  # (1, 256, 3)
     _write(axes, "no weight", RIGHT, y + 4.6, 7.5, colour=GREY)
-    _place(axes, ramp, RIGHT + 16, y + 5.1, COLUMN - 37, 2.4)
-    _write(axes, "most weight", RIGHT + COLUMN, y + 4.6, 7.5, colour=GREY, align="right")
+    _place(axes, ramp, RIGHT + 16, y + 5.1, COLUMN - 45, 2.4)
+    _write(axes, "most for any class", RIGHT + COLUMN, y + 4.6, 7.5, colour=GREY, align="right")
+    colour = GREY if saliency.quality == "steady" else AMBER
+    _write(axes, " ".join(saliency.sentences), RIGHT, y + 8.8, 7.5, colour=colour)
 
 
 def _draw_facts(axes: Axes, prediction: Prediction) -> float:

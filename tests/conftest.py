@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,18 @@ def one_export_for_each_network() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("publish.model.export_onnx", export)
         yield
+
+
+class _Blind(torch.nn.Module):
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.forward_features = lambda batch: torch.zeros_like(network.forward_features(batch))
+        self.forward_head = network.forward_head
+
+
+def blind(classifier: Classifier) -> Classifier:
+    """The classifier without a guard and with features of 0, so that all its maps are empty."""
+    return replace(classifier, network=_Blind(classifier.network), guard=None)
 
 
 @dataclass

@@ -50,6 +50,7 @@ from train.data import (
     text_found,
 )
 from train.figures import draw, draw_failures
+from train.maps import masked, measure_maps
 from train.metrics import Floats, binary_probability
 from train.scored import Scored, at_point, by_console, by_folder, by_size, by_source, coverage, measure, part
 
@@ -80,6 +81,8 @@ class Config:
     """Measure the images in twenty other files and surroundings too, and what tells the classes apart without lungs."""
     audit_images: int | None = None
     """Audit about so many images of each source only, whole patients drawn by the seed; by default all of them."""
+    map_images: int = 0
+    """Measure the saliency maps of at most so many images of each source, as `python -m train.maps` does."""
     originals: Path | None = None
     """Where --data are copies: a CSV of their originals (file, width, height, bytes, mean_luma_quantisation)."""
     batch_size: int = 32
@@ -140,6 +143,9 @@ def run(config: Config) -> dict[str, Any]:
     }
     if config.audit:
         metrics["audit"] = _audit(config, classifier, scored, sources)
+    if config.map_images:
+        chosen = masked(largest_copies(copies.images, roots), sources, config.map_images, seed=config.seed)
+        metrics["maps"] = measure_maps(bundle, chosen, **config.intervals)
     if (folder / HOSPITALS).is_file():
         metrics["hospitals"] = json.loads((folder / HOSPITALS).read_text())
     out.mkdir(parents=True, exist_ok=True)
@@ -195,6 +201,8 @@ def _command(config: Config) -> str:
     options = " --masks NAME=DIR" * bool(config.masks) + " --originals CSV" * bool(config.originals)
     if config.audit_images:
         options += f" --audit-images {config.audit_images}"
+    if config.map_images:
+        options += f" --map-images {config.map_images}"
     return f"python -m train.evaluate {Path(config.model).name} --data {data} --split {config.split}{options}"
 
 

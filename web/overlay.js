@@ -30,7 +30,7 @@ export function samples(count, side, from, to, cells) {
 }
 
 /**
- * A map, bilinearly enlarged to `width` x `height` pixels: 1 at its peak, 0 where the network saw nothing.
+ * A map, bilinearly enlarged to `width` x `height` pixels; 0 where the network saw nothing.
  * @param {number[][] | null | undefined} map rows of values in [0, 1]
  * @param {Box} box what it covers of an image of `size`
  * @param {[number, number]} size

@@ -2,7 +2,7 @@
 /** The viewer: the image beside its saliency map, the toolbar, the keys of OHIF, the captions. */
 
 import { button, make, wrapping } from "./dom.js";
-import { named, probability, text } from "./i18n.js";
+import { named, percent, probability, text } from "./i18n.js";
 import { colourTable } from "./overlay.js";
 import { probabilityOf } from "./prediction.js";
 import { settings } from "./settings.js";
@@ -15,7 +15,6 @@ import { isMirrored } from "./view.js";
 
 const ZOOM_STEP = 1.25;
 const PAN_STEP = 40; // CSS pixels
-const LOW = 0.05; // the probability of a class below which its map comes with a warning
 const NARROW = "(max-width: 700px)";
 
 /** Icons as paths in a square of 24: drawn here so that nothing is fetched for them. */
@@ -284,13 +283,14 @@ export class PictureView {
     const values = { label: this.#label, p: probability(probabilityOf(prediction, this.target)) };
     const title = make("strong", {}, text("map_of", values));
     if (!row.maps?.[this.target]) return [title, make("p.warning", {}, text("map_empty", values))];
-    const quality = row.map_quality && named("quality", row.map_quality);
-    const low = probabilityOf(prediction, this.target) < LOW;
+    const { word, inside, expected } = row.map_quality?.[this.target] ?? {};
+    const shares = inside == null || expected == null ? null : { inside: percent(inside), expected: percent(expected) };
     return [
       title,
       make("p.legend", {}, text("legend_none"), this.#ramp(), text("legend_most")),
-      low ? make("p.warning", {}, text("legend_low", values)) : make("p", {}, text("legend_peak")),
-      quality ? make("p", {}, quality) : null,
+      make("p", {}, text("legend_peak")),
+      word ? make(word === "steady" ? "p" : "p.warning", {}, named("quality", word)) : null,
+      shares ? make("p", {}, text("map_inside", shares)) : null,
     ].filter((x) => x !== null);
   }
 

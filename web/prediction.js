@@ -35,14 +35,19 @@
  * @property {{format: string, width: number, height: number, steps: string[]}} [image]
  * @property {string} [picture] data URI
  * @property {string} [thumbnail] data URI
- * @property {Record<string, number[][] | null>} [maps] Grad-CAM of each class, peak 1; null if it is empty
+ * @property {Record<string, number[][] | null>} [maps] Grad-CAM of each class, in [0, 1] on one scale; null if empty
  * @property {Box} [box] what the maps cover, in pixels of an image of `size`
  * @property {[number, number]} [size] width and height
  * @property {Record<string, Record<string, string | number | null>>} [table] cells of `pneumocam score` at each point
  * @property {string} [truth] of an example
  * @property {[number, number][][]} [lungs] outlines in pixels of an image of `size`
- * @property {string} [map_quality]
+ * @property {Record<string, MapQuality>} [map_quality] of each class
  * @property {boolean} [force] whether the refusal may be overruled
+ *
+ * @typedef {object} MapQuality
+ * @property {"steady" | "unsteady" | "outside_lungs" | "empty"} word
+ * @property {number | null} [inside] share of the map inside the lung fields
+ * @property {number | null} [expected] share of the image inside the lung fields
  *
  * @typedef {object} Example
  * @property {string} file

@@ -18,16 +18,22 @@ def without_border(radiograph: Radiograph) -> Radiograph:
     A border makes the chest smaller and moves it, and the network then gives another prediction for the same chest.
     """
     pixels = radiograph.pixels
+    top, bottom, left, right = border(pixels)
+    if not any((top, bottom, left, right)):
+        return radiograph
+    step = f"cut off a flat border: {top} px above, {bottom} below, {left} left, {right} right"
+    inside = np.ascontiguousarray(pixels[top : len(pixels) - bottom, left : pixels.shape[1] - right])
+    inside.flags.writeable = False
+    return replace(radiograph, pixels=inside, steps=(*radiograph.steps, step))
+
+
+def border(pixels: NDArray[np.uint8]) -> tuple[int, int, int, int]:
+    """How many pixels of `(H, W)` `without_border` cuts off: above, below, left, right."""
     top, bottom = _flat_rows(pixels), _flat_rows(pixels[::-1])
     rows = pixels[top : len(pixels) - bottom]
     left, right = (_flat_rows(rows.T), _flat_rows(rows.T[::-1])) if len(rows) else (0, 0)
-    inside = rows[:, left : pixels.shape[1] - right]
-    if inside.shape == pixels.shape or min(np.divide(inside.shape, pixels.shape)) < SMALLEST:
-        return radiograph
-    step = f"cut off a flat border: {top} px above, {bottom} below, {left} left, {right} right"
-    inside = np.ascontiguousarray(inside)
-    inside.flags.writeable = False
-    return replace(radiograph, pixels=inside, steps=(*radiograph.steps, step))
+    shares = 1 - np.divide((top + bottom, left + right), pixels.shape)
+    return (top, bottom, left, right) if shares.min() >= SMALLEST else (0, 0, 0, 0)
 
 
 def _flat_rows(pixels: NDArray[np.uint8]) -> int:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pneumocam import DISCLAIMER, Classifier, Prediction, targets
 from pneumocam.predict import try_predict
+from pneumocam.regions import Quality
 from pneumocam.service.errors import RequestError
 
 Kind = Literal["png", "jpeg", "webp"]
@@ -106,6 +107,26 @@ class ImageAnswer(BaseModel):
     steps: list[str] = Field(description="Corrections and conversions that were applied, in order.")
 
 
+class RegionAnswer(BaseModel):
+    """A part of a map above half of its peak."""
+
+    box: tuple[int, int, int, int] = Field(description="Left, top, right, bottom in pixels of the image.")
+    score: Probability = Field(description="The greatest value in it; 1 is the most for any class of the image.")
+    share: Probability = Field(description="Of the energy of the whole map.")
+
+
+class MapAnswer(BaseModel):
+    """What the Grad-CAM map of one class says."""
+
+    target: str = Field(description="The class explained.")
+    quality: Quality | None = Field(description="One word: whether the map can be relied on.")
+    peak: Probability = Field(description="Its greatest value; 1 is the most for any class of the image.")
+    inside_lungs: Probability | None = Field(description="Share of its energy inside the lung fields, if known.")
+    expected_inside_lungs: Probability | None = Field(description="The same of a map with equal values.")
+    steadiness: float | None = Field(ge=-1, le=1, description="Agreement of halves of the network.")
+    regions: list[RegionAnswer] = Field(description="Where it lies, the part with the most energy first.")
+
+
 class PredictionAnswer(BaseModel):
     """`Prediction.to_dict()`: the same from Python, command line and every interface of the service."""
 
@@ -120,6 +141,7 @@ class PredictionAnswer(BaseModel):
     reason: ReasonAnswer | None = Field(description="Given unless the status is ok.")
     warnings: list[ReasonAnswer] = Field(description="Doubts about the image; each makes the prediction uncertain.")
     image: ImageAnswer | None = Field(description="The image as it was read; null if rejected.")
+    map: MapAnswer | None = Field(description="Facts of the map that the overlay shows; null without an overlay.")
     operating_point: PointAnswer
     model: ModelAnswer
     disclaimer: str = Field(description=DISCLAIMER)
@@ -192,7 +214,10 @@ def classify_one(classify: Classify, data: bytes, options: Options) -> Answer:
     """
     prediction = classify(data, **options.arguments)
     kind = options.kind
-    return Answer(prediction.to_dict(), encode(prediction.overlay(options.target), kind) if kind else None)
+    if kind is None:
+        return Answer(prediction.to_dict(), None)
+    saliency = prediction.explain(options.target)
+    return Answer(prediction.to_dict(saliency), encode(prediction.overlay(options.target), kind))
 
 
 def classify_or_reject(classify: Any, data: bytes, options: SharedOptions) -> Prediction:

@@ -18,6 +18,7 @@ from PIL import Image
 from pydantic import ConfigDict, Field
 
 from pneumocam import Classifier, OperatingPoint, Prediction, Radiograph, predict_many, targets
+from pneumocam.guard import outline
 from pneumocam.report import report
 from pneumocam.score import COLUMNS, distinct_names, table_row
 from pneumocam.service.api import SharedOptions, classify_or_reject, encode
@@ -67,9 +68,10 @@ def row(classify: Any, data: bytes, name: str, options: SharedOptions) -> Json:
     Returns:
         name, point (the default operating point), points (`Prediction.to_dict()` at each) and table (the cells of
         `pneumocam score` at each). If the image is a radiograph, also image (format, width, height, steps), picture
-        and thumbnail (data URIs of JPEGs), maps (for each class the Grad-CAM, rows of numbers with peak 1, or null if
-        it is empty), box and size (where a map lies: left, top, right, bottom in pixels of an image of that size). If
-        it is rejected and `force` would get a prediction, force (true).
+        and thumbnail (data URIs of JPEGs), maps (for each class the Grad-CAM, rows of numbers in [0, 1] on one scale,
+        or null if it is empty), map_quality (for each class a word, and the shares of the map and of the image inside
+        the lung fields), lungs (their outlines), box and size (where a map lies: left, top, right, bottom in pixels of
+        an image of that size). If it is rejected and `force` would get a prediction, force (true).
     """
     return row_of(classify_or_reject(classify, data, options), name)
 
@@ -77,7 +79,7 @@ def row(classify: Any, data: bytes, name: str, options: SharedOptions) -> Json:
 def row_of(prediction: Prediction, name: str) -> Json:
     """As `row`, of a prediction."""
     classifier = prediction.classifier
-    points = {point: prediction.at(point).to_dict() for point in classifier.operating_points}
+    points = {point: _with_map(prediction.at(point), prediction) for point in classifier.operating_points}
     result: Json = {
         "name": name,
         "point": classifier.operating_point.name,
@@ -91,15 +93,22 @@ def row_of(prediction: Prediction, name: str) -> Json:
         result["picture"] = _data_uri(picture(radiograph))
         result["thumbnail"] = _data_uri(picture(radiograph, THUMBNAIL_SIDE))
     if prediction.status != "rejected":
-        maps = [prediction.explain(target) for target in targets(classifier)]
-        result["maps"] = {one.target: None if one.is_empty else _relative(one.cam) for one in maps}
-        result["box"], result["size"] = maps[0].box, maps[0].size
+        maps = prediction.maps
+        first = prediction.explain()
+        result["maps"] = {name: None if one.is_empty else one.relative() for name, one in maps.items()}
+        result["box"], result["size"] = first.box, first.size
+        result["map_quality"] = {
+            name: {"word": one.quality, "inside": one.inside, "expected": one.expected_inside}
+            for name, one in maps.items()
+        }
+        if first.lungs is not None:
+            result["lungs"] = outline(first.lungs, *first.size)
     return result
 
 
-def _relative(cam: np.ndarray) -> list[list[float]]:
-    values: list[list[float]] = np.round(cam.astype(np.float64) / cam.max(), 5).tolist()
-    return values
+def _with_map(prediction: Prediction, mapped: Prediction) -> Json:
+    """The prediction at one operating point as JSON, with the facts of its label's map."""
+    return prediction.to_dict(mapped.maps[prediction.label] if prediction.label else None)
 
 
 def picture(radiograph: Radiograph, side: int = PICTURE_SIDE) -> bytes:
@@ -223,7 +232,7 @@ def report_file(classify: Any, data: bytes, options: ReportOptions) -> bytes:
 def entry(classify: Any, data: bytes, name: str, options: Drawing) -> Entry:
     """What an archive has of one image."""
     prediction = classify_or_reject(classify, data, options)
-    answer = prediction.to_dict()
+    answer = _with_map(prediction, prediction)
     overlay = None
     if prediction.status != "rejected":
         image = prediction.overlay(opacity=options.opacity, colour_map=options.colour_map)

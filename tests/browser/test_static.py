@@ -18,7 +18,9 @@ from PIL import ExifTags, Image, ImageDraw, ImageOps
 from playwright.sync_api import Browser, Page, Route, expect
 
 from pneumocam import Classifier, load_radiograph, predict
+from pneumocam.guard import outline
 from pneumocam.predict import try_predict
+from pneumocam.regions import EMPTY, STEADY
 from pneumocam.static import write_static
 from tests.conftest import EXAMPLES, ROOT
 
@@ -163,6 +165,14 @@ def agrees(classifier: Classifier, row: Any, data: bytes) -> None:
             assert found[key] == there[key]
         for label, p in there["probabilities"].items():
             assert found["probabilities"][label] == pytest.approx(p, abs=0.001)  # the promise is .02
+    for point in classifier.operating_points:
+        label = row["points"][point]["label"]
+        told, there = row["points"][point]["map"], prediction.explain(label).to_dict()
+        assert told.keys() == there.keys()
+        assert told["target"] == label
+        for one, other in zip(told["regions"], there["regions"], strict=True):
+            assert np.abs(np.subtract(one["box"], other["box"])).max() <= max(prediction.explain().size) / 64
+            assert one["share"] == pytest.approx(other["share"], abs=0.02)
     for target, found in row["maps"].items():
         saliency = prediction.explain(target)
         assert (found is None) == saliency.is_empty
@@ -170,6 +180,19 @@ def agrees(classifier: Classifier, row: Any, data: bytes) -> None:
             assert np.corrcoef(np.ravel(found), saliency.cam.ravel())[0, 1] > 0.999  # the promise is .99
         assert row["box"] == pytest.approx(saliency.box)
         assert tuple(row["size"]) == saliency.size
+        said, facts = row["map_quality"][target], saliency.to_dict()
+        assert said["expected"] == pytest.approx(facts["expected_inside_lungs"], abs=0.005)  # a few cells of 1024
+        assert said["inside"] == pytest.approx(facts["inside_lungs"], abs=0.01)
+        if abs(facts["steadiness"] - STEADY) > 0.02 and abs(facts["peak"] - EMPTY) > 0.01:
+            assert said["word"] == facts["quality"]
+    lungs = prediction.lungs
+    assert lungs is not None
+    size = [radiograph.width, radiograph.height]
+    outlines = outline(lungs, *size)
+    assert [len(polygon) for polygon in row["lungs"]] == pytest.approx([len(polygon) for polygon in outlines], abs=4)
+    for drawn, expected_line in zip(row["lungs"], outlines, strict=True):
+        for edge in (np.min, np.max):
+            np.testing.assert_allclose(edge(drawn, 0) / size, edge(expected_line, 0) / size, atol=1 / 32)
 
 
 # Predictions

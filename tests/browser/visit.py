@@ -91,7 +91,7 @@ def shown_json(page: Page) -> Any:
 
 def as_json(prediction: Prediction) -> Any:
     """The same from Python."""
-    return json.loads(json.dumps(prediction.to_dict()))
+    return json.loads(json.dumps(prediction.to_dict(prediction.explain() if prediction.label else None)))
 
 
 def panes(page: Page) -> list[np.ndarray]:

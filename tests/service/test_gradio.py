@@ -55,7 +55,7 @@ def test_a_client_gets_the_prediction_and_overlay_of_python(
     prediction = predict(bundled.at(point) if point else bundled, IMAGE)
     options = {key: value for key, value in {"target": target, "operating_point": point}.items() if value}
     overlay, shares, answer = client.predict(image=handle_file(IMAGE), **options, api_name="/predict")
-    assert answer == prediction.to_dict()
+    assert answer == prediction.to_dict(prediction.explain(target))
     assert {row["label"]: row["confidence"] for row in shares["confidences"]} == prediction.probabilities
     np.testing.assert_array_equal(pixels(overlay), np.asarray(prediction.overlay(target)))
 

@@ -97,9 +97,9 @@ def test_sixteen_bits_and_dicom_come_whole_as_base64(endpoint: EndpointHandler) 
 @pytest.mark.parametrize("target", [None, "VIRAL", "PNEUMONIA"])
 def test_the_overlay_is_the_one_that_python_draws(endpoint: EndpointHandler, target: str | None) -> None:
     answer = ask(endpoint, encoded(IMAGE), target=target, overlay=True)
-    drawn = predict(endpoint.classifier, IMAGE).overlay(target)
-    np.testing.assert_array_equal(picture(answer.pop("overlay")), np.asarray(drawn))
-    assert answer == expected(IMAGE, endpoint.classifier)
+    prediction = predict(endpoint.classifier, IMAGE)
+    np.testing.assert_array_equal(picture(answer.pop("overlay")), np.asarray(prediction.overlay(target)))
+    assert answer == prediction.to_dict(prediction.explain(target))
 
 
 def test_a_batch_answers_in_order_and_a_bad_image_spoils_none(endpoint: EndpointHandler) -> None:

@@ -66,7 +66,7 @@ def test_an_image_gets_the_prediction_and_overlay_of_python(
     prediction = predict(bundled.at(point) if point else bundled, data)
     PredictAnswer.model_validate(answer)
     drawn = pixels(base64.b64decode(answer.pop("overlay")))
-    assert answer == prediction.to_dict()
+    assert answer == prediction.to_dict(prediction.explain(target))
     np.testing.assert_array_equal(drawn, np.asarray(prediction.overlay(target), int))
 
 
@@ -196,7 +196,9 @@ def test_the_page_gets_every_operating_points_prediction_and_every_classs_map(
     row = client.post("/page/predict", content=IMAGE.read_bytes(), headers={"X-File-Name": "%E8%83%B8 a.jpeg"}).json()
     prediction = predict(bundled, IMAGE)
     assert row["name"] == "胸 a.jpeg"
-    assert row["points"] == {point: prediction.at(point).to_dict() for point in bundled.operating_points}
+    for point in bundled.operating_points:
+        there = prediction.at(point)
+        assert row["points"][point] == there.to_dict(there.explain())
     assert list(row["maps"]) == list(targets(bundled))
     assert row["table"]["balanced"]["p_viral"] == f"{prediction.probabilities['VIRAL']:.6f}"
     with Image.open(io.BytesIO(base64.b64decode(row["picture"].partition(",")[2]))) as picture:
@@ -213,7 +215,8 @@ def test_a_rejected_image_is_a_row_with_its_reason(client: TestClient) -> None:
 def test_an_example_comes_with_its_true_label(client: TestClient, bundled: Classifier) -> None:
     row = client.get(f"/page/example/{IMAGE.name}").json()
     assert row["truth"] == "BACTERIAL"
-    assert row["points"]["balanced"] == predict(bundled, IMAGE).to_dict()
+    prediction = predict(bundled, IMAGE)
+    assert row["points"]["balanced"] == prediction.to_dict(prediction.explain())
     assert client.get("/page/example/..%2FREADME.md").status_code == 404
 
 
@@ -244,7 +247,7 @@ def test_an_archive_has_the_table_and_each_prediction_and_overlay(client: TestCl
         assert [row["path"] for row in rows] == ["a.jpeg", "'=a.jpeg"]
         prediction = predict(bundled.at("rule_in"), IMAGE)
         stored = json.loads(archive.read("predictions/a.jpeg.json"))
-        assert stored == {"path": "a.jpeg", **prediction.to_dict()}
+        assert stored == {"path": "a.jpeg", **prediction.to_dict(prediction.explain())}
         drawn = prediction.overlay(opacity=0.3, colour_map="viridis")
         np.testing.assert_array_equal(pixels(archive.read("overlays/a.jpeg.overlay.png")), np.asarray(drawn, int))
         assert len(archive.namelist()) == 4

@@ -11,13 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from pneumocam import Classifier, Prediction, predict
-from pneumocam.predict import classify
 from pneumocam.service import page
-from tests.conftest import EXAMPLES
+from tests.conftest import EXAMPLES, blind
 
 IMAGE = EXAMPLES[0]
 
@@ -31,21 +29,36 @@ def facts(classifier: Classifier) -> page.Json:
     return page.facts(classifier, None, 32, 20)
 
 
-def test_maps_are_relative_to_their_peak(bundled: Classifier, prediction: Prediction) -> None:
+def test_maps_are_on_one_scale(bundled: Classifier, prediction: Prediction) -> None:
     row = page.row_of(prediction, "a")
     assert row["point"] == bundled.operating_point.name
+    strongest = max(prediction.explain(label).cam.max() for label in bundled.label_names)
     for target, cells in row["maps"].items():
-        cam = prediction.explain(target).cam
+        saliency = prediction.explain(target)
+        assert (cells is None) == saliency.is_empty
         if cells is not None:
-            np.testing.assert_allclose(cells, cam / cam.max(), atol=1e-5)
+            np.testing.assert_allclose(cells, saliency.cam / max(strongest, saliency.cam.max()), atol=1e-5)
+        said = {"word": saliency.quality, "inside": saliency.inside, "expected": saliency.expected_inside}
+        assert row["map_quality"][target] == said
     assert row["image"] == {"format": "JPEG", "width": row["size"][0], "height": row["size"][1], "steps": []}
 
 
-def test_an_empty_map_is_none(bundled: Classifier, prediction: Prediction) -> None:
-    assert prediction.radiograph
-    features = bundled.features(bundled.transform(prediction.radiograph)[None])[0]  # (D, h, w)
-    nothing = classify(bundled, prediction.radiograph, torch.zeros_like(features))
-    assert set(page.row_of(nothing, "a")["maps"].values()) == {None}
+def test_the_lung_fields_are_outlined_in_pixels_of_the_image(prediction: Prediction) -> None:
+    row = page.row_of(prediction, "a")
+    width, height = row["size"]
+    assert len(row["lungs"]) == 2
+    mask = Image.new("1", (width, height))
+    for polygon in row["lungs"]:
+        ImageDraw.Draw(mask).polygon(polygon, 1)
+    share = prediction.explain().expected_inside
+    assert np.asarray(mask).mean() == pytest.approx(share, abs=0.01)
+
+
+def test_an_empty_map_is_none(bundled: Classifier) -> None:
+    row = page.row_of(predict(blind(bundled), IMAGE), "a")
+    assert set(row["maps"].values()) == {None}
+    assert {one["word"] for one in row["map_quality"].values()} == {"empty"}
+    assert "lungs" not in row
 
 
 @pytest.mark.parametrize(("size", "expected"), [((900, 300), (512, 171)), ((100, 400), (100, 400))])

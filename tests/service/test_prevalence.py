@@ -76,7 +76,7 @@ def test_http_and_the_page_state_probabilities_for_the_prevalence(app: App, rare
     assert post("/api/predict_many", files=files).json() == {"predictions": [expected]}
     assert text_of(post("/page/report", content=DATA).content) == text_of(report(rare))
     with zipfile.ZipFile(io.BytesIO(post("/page/archive", files=files).content)) as archive:
-        assert json.loads(archive.read("predictions/a.json")) == {"path": "a", **expected}
+        assert json.loads(archive.read("predictions/a.json")) == {"path": "a", **rare.to_dict(rare.explain())}
 
 
 def test_gradio_and_the_tools_state_probabilities_for_the_prevalence(app: App, rare: Prediction) -> None:

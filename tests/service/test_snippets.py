@@ -131,7 +131,8 @@ def test_python_client(app: App, desk: Path, bundled: Classifier) -> None:
 
 def test_the_output_in_the_documentation_is_what_is_answered(bundled: Classifier) -> None:
     shown = ast.literal_eval(API.split(f"{PYTHON}```\n\n```\n")[1].split("\n/tmp")[0])
-    answer = predict(bundled, IMAGE).to_dict()
+    prediction = predict(bundled, IMAGE)
+    answer = prediction.to_dict(prediction.explain("PNEUMONIA"))
     shares = shown.pop("probabilities")
     assert shares == pytest.approx(answer.pop("probabilities"), abs=1e-6)
     assert shown == answer | {"p_pneumonia": pytest.approx(answer["p_pneumonia"], abs=1e-6)}

@@ -73,7 +73,7 @@ def test_a_tool_gets_the_prediction_and_overlay_of_python(
     prediction = predict(bundled.at(point) if point else bundled, IMAGE)
     options = {"target": target, "operating_point": point}
     result = use(app, "classify_radiograph", image=data_url(IMAGE.read_bytes()), **options)
-    assert result.structuredContent == json.loads(words(result)) == prediction.to_dict()
+    assert result.structuredContent == json.loads(words(result)) == prediction.to_dict(prediction.explain(target))
     (image,) = (part for part in result.content if isinstance(part, ImageContent))
     assert image.mimeType == "image/png"
     with Image.open(io.BytesIO(base64.b64decode(image.data))) as drawn:

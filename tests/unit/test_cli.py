@@ -181,7 +181,9 @@ def test_overlays_of_images_of_one_name_are_all_kept(
     paths = [images / "a/x.jpeg", images / "b/x.jpeg", images / "x.jpeg.2", images / "b/notes.txt"]
     out = tmp_path / "deep" / "overlays"
     assert ask(model, "predict", *paths, "--json", "--overlay", out, "--target", "PNEUMONIA") == 0
-    written = [json.loads(line)["overlay"] for line in capsys.readouterr().out.splitlines()]
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    written = [line["overlay"] for line in lines]
+    assert [line["map"] and line["map"]["target"] for line in lines] == ["PNEUMONIA"] * 3 + [None]
     names = ["x.jpeg", "x.jpeg.2", "x.jpeg.2.2"]
     assert written == [*(str(out / f"{name}.overlay.png") for name in names), None]
     assert sorted(path.name for path in out.iterdir()) == sorted(f"{name}.overlay.png" for name in names)

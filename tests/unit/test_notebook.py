@@ -53,7 +53,7 @@ def test_a_map_is_shown_over_its_radiograph(prediction: Prediction) -> None:
     (alone,) = pictures(replace(saliency, radiograph=None)._repr_html_())
     assert np.asarray(over).mean() > np.asarray(alone).mean() + 20
     empty = replace(saliency, cam=np.zeros_like(saliency.cam))
-    assert "no region speaks for VIRAL" in empty._repr_html_()
+    assert "next to nothing in the image speaks for VIRAL" in empty._repr_html_()
 
 
 def test_a_radiograph_and_a_classifier_show_what_they_are(bundled: Classifier) -> None:

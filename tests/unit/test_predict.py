@@ -184,10 +184,20 @@ def test_to_dict_is_plain_json(make_classifier: MakeClassifier) -> None:
         "reason": None,
         "warnings": [],
         "image": {"format": "array", "width": 90, "height": 70, "steps": []},
+        "map": None,
         "operating_point": {"name": "test", "threshold": 0.25},
         "model": {"id": "local-dir:bundle", "revision": classifier.revision},
         "disclaimer": "Research and teaching only: not a diagnosis.",
     }
+
+
+def test_to_dict_tells_of_a_map_that_it_is_given(bundled: Classifier) -> None:
+    prediction = predict(bundled, EXAMPLES[0])
+    saliency = prediction.explain("PNEUMONIA")
+    told = prediction.to_dict(saliency)
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+    assert told == prediction.to_dict() | {"map": saliency.to_dict()}
+    assert told["map"]["target"] == "PNEUMONIA"
 
 
 def test_to_dict_of_a_rejection_is_plain_json(make_classifier: MakeClassifier) -> None:

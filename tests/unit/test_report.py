@@ -16,7 +16,6 @@ from typing import Any, Literal
 import matplotlib
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from pypdf import PageObject, PdfReader
@@ -24,7 +23,7 @@ from pypdf import PageObject, PdfReader
 import pneumocam
 from pneumocam import DISCLAIMER, Classifier, OperatingPoint, Prediction, Radiograph, predict, predict_many
 from pneumocam.report import report
-from tests.conftest import EXAMPLES
+from tests.conftest import EXAMPLES, blind
 
 DATE = datetime.date(2026, 3, 9)
 BACTERIAL, DOUBTFUL = EXAMPLES[8], EXAMPLES[11]
@@ -264,7 +263,7 @@ def test_the_version_is_the_package_s() -> None:
 # The pictures
 
 
-@pytest.mark.parametrize("target", [None, "NORMAL", "VIRAL", "PNEUMONIA"])
+@pytest.mark.parametrize("target", [None, "VIRAL", "PNEUMONIA"])  # the map for NORMAL is empty
 def test_the_pictures_are_the_image_and_the_overlay(sure: Prediction, target: str | None) -> None:
     pdf = report(sure, target=target)
     shown, overlay = pictures_of(pdf)
@@ -273,18 +272,20 @@ def test_the_pictures_are_the_image_and_the_overlay(sure: Prediction, target: st
     assert shown.size == overlay.size
     assert shown.width / shown.height == pytest.approx(size[0] / size[1], rel=0.002)
     name = target or "BACTERIAL"
-    assert f"Grad-CAM for {name}, {sure.probability(name):.1%} no weight most weight" in text_of(pdf)
+    assert f"Grad-CAM for {name}, {sure.probability(name):.1%} no weight most for any class" in text_of(pdf)
     for picture, original in (
         (shown, sure.radiograph.to_pil().convert("RGB")),
         (overlay, sure.overlay(target).crop((0, 0, *size))),
     ):
         expected = np.asarray(original.resize(picture.size, Image.Resampling.LANCZOS), int)
-        assert np.abs(np.asarray(picture, int) - expected).mean() < 0.5
+        assert np.abs(np.asarray(picture, int) - expected).mean() < 1  # outlined after the image was made smaller
 
 
 @pytest.mark.slow
 def test_opacity_and_colour_map_are_those_asked_for(sure: Prediction) -> None:
-    shown, bare = pictures_of(report(sure, opacity=0.0))
+    assert sure.radiograph
+    unguarded = replace(sure.classifier, guard=None)  # with a guard, the lung fields are outlined
+    shown, bare = pictures_of(report(predict(unguarded, sure.radiograph), opacity=0.0))
     np.testing.assert_array_equal(np.asarray(shown), np.asarray(bare))
     _, green = pictures_of(report(sure, opacity=1.0, colour_map="Greens_r"))
     red, green_part, blue = np.asarray(green, int).reshape(-1, 3).T
@@ -293,12 +294,11 @@ def test_opacity_and_colour_map_are_those_asked_for(sure: Prediction) -> None:
 
 
 def test_an_empty_map_is_said(sure: Prediction) -> None:
-    assert sure._features is not None
-    empty = replace(sure, _features=torch.zeros_like(sure._features))
+    empty = predict(blind(sure.classifier), EXAMPLES[0])
     assert empty.explain("VIRAL").is_empty
     pdf = report(empty, target="VIRAL")
-    assert "Empty map: no region speaks for VIRAL." in text_of(pdf)
-    assert "most weight" not in text_of(pdf)
+    assert "Empty map: next to nothing in the image speaks for VIRAL." in text_of(pdf)
+    assert "most for any class" not in text_of(pdf)
     shown, overlay = pictures_of(pdf)
     np.testing.assert_array_equal(np.asarray(shown), np.asarray(overlay))
     check_margins(empty)

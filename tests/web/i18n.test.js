@@ -47,7 +47,7 @@ test("every text is used, and none is missing", () => {
   assert.ok(asked.length > 80);
   for (const key of asked) assert.ok(key in EN, key);
   // These are put together from a prefix and a name that comes from the server.
-  const built = /^(label|short|point|hint|reason|remedy|notice|verdict|report|tool)_/;
+  const built = /^(label|short|point|hint|reason|remedy|notice|verdict|report|tool|quality)_/;
   for (const key of Object.keys(EN))
     assert.ok(asked.includes(key) || built.test(key) || source.includes(`"${key}"`), key);
 });

@@ -12,9 +12,11 @@ import { withoutBorder } from "../../web/static/border.js";
 import { inspect } from "../../web/static/guard.js";
 import { readHeader } from "../../web/static/header.js";
 import { toGreyLevels } from "../../web/static/levels.js";
+import { outline } from "../../web/static/outline.js";
 import { readPng16 } from "../../web/static/png16.js";
 import { calibrated, decide } from "../../web/static/predict.js";
 import { inputBox, networkInput } from "../../web/static/preprocess.js";
+import { described } from "../../web/static/regions.js";
 import { resize, shrunk } from "../../web/static/resample.js";
 
 const values = JSON.parse(readFileSync(new URL("values.json", import.meta.url), "utf8"));
@@ -137,17 +139,45 @@ for (const [i, value] of values.prediction.entries()) {
     }
   });
 
-  test(`maps ${i} equal Captum's`, () => {
+  test(`maps ${i} equal Captum's, and what is said of them the Python package's`, () => {
     const features = floats(value.features.data);
     assert.equal(features.length, depth * height * width);
     const maps = gradCam(features, value.logits, { labels, weights: floats(value.weights) }, height, width);
     assert.deepEqual(Object.keys(maps), Object.keys(value.maps));
-    for (const [label, expected] of Object.entries(value.maps)) {
-      const found = maps[label];
-      assert.equal(found === null, expected === null);
-      found?.forEach((row, y) => row.forEach((cell, x) => near(cell, expected[y][x], 1e-5)));
+    const size = /** @type {[number, number]} */ ([pixels.width, pixels.height]);
+    for (const [label, { cells, steadiness }] of Object.entries(maps)) {
+      cells.forEach((row, y) => row.forEach((cell, x) => near(cell, value.maps[label][y][x], 1e-5)));
+      const found = described(label, { cells, steadiness, size, box: value.box }, floats(value.lungs));
+      alike(found, value.facts[label], preprocessing.crop_pct < 1 ? 0.01 : 6e-5); // the package rounds a narrow box
     }
   });
+
+  test(`outlines ${i} have the corners of those of contourpy`, () => {
+    const found = outline(floats(value.lungs), [pixels.width, pixels.height]);
+    assert.equal(found.length, value.outline.length);
+    found.forEach((polygon, k) => {
+      assert.deepEqual(polygon[0], polygon.at(-1));
+      alike(inOrder(polygon.slice(1)), inOrder(value.outline[k].slice(1)), 0.11); // rounded to a tenth
+    });
+  });
+}
+
+/** Corners from left to right and from the top down. @param {[number, number][]} corners */
+const inOrder = (corners) => corners.sort(([a, b], [c, d]) => a - c || b - d);
+
+/**
+ * The same, but for numbers that differ by `tolerance` at most.
+ * @param {any} found
+ * @param {any} expected
+ * @param {number} tolerance
+ */
+function alike(found, expected, tolerance) {
+  if (typeof expected === "number") near(found, expected, tolerance);
+  else if (expected === null || typeof expected !== "object") assert.equal(found, expected);
+  else {
+    assert.deepEqual(Object.keys(found), Object.keys(expected));
+    for (const key of Object.keys(expected)) alike(found[key], expected[key], tolerance);
+  }
 }
 
 test("a flat border is cut off and said, and a narrow one stays", () => {

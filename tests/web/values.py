@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from PIL import ExifTags, Image
 from torch import Tensor, nn
 
-from pneumocam import Classifier, Radiograph, load_radiograph, predict, targets
+from pneumocam import Classifier, Radiograph, load_radiograph, predict
 from pneumocam.bundle import GuardThresholds
 from pneumocam.classifier import eval_transform
-from pneumocam.guard import Guard, thumbnail
+from pneumocam.guard import GRID, Guard, outline, thumbnail
 
 FILE = Path(__file__).with_name("values.json")
 SIZES = ((97, 61, 24, 24), (20, 33, 48, 40), (64, 64, 64, 31), (130, 67, 9, 67), (200, 3, 7, 5))  # from, to
@@ -270,7 +270,8 @@ def _prediction(
     prediction = predict(classifier, Radiograph(pixels, "PNG", ()))
     batch = classifier.transform(Radiograph(pixels, "PNG", ()))[None]  # (1, C, H, W)
     features = classifier.features(batch)  # (1, D, h, w)
-    maps = [prediction.explain(target) for target in targets(classifier)]
+    lungs = F.interpolate(torch.from_numpy(generator.random((1, 1, 6, 6), np.float32)), (GRID, GRID), mode="bilinear")
+    found = {name: replace(one, lungs=lungs[0, 0].numpy()) for name, one in prediction.maps.items()}
     return {
         "pixels": {"width": 90, "height": 70, "data": _base64(pixels)},
         "preprocessing": preprocessing,
@@ -283,8 +284,11 @@ def _prediction(
         "shift": classifier.log_odds_shift(),
         "points": {name: vars(point) for name, point in classifier.operating_points.items()},
         "expected": {name: prediction.at(name).to_dict() for name in classifier.operating_points},
-        "maps": {one.target: None if one.is_empty else (one.cam / one.cam.max()).tolist() for one in maps},
-        "box": maps[0].box,
+        "maps": {name: one.relative() for name, one in found.items()},
+        "facts": {name: one.to_dict() for name, one in found.items()},
+        "lungs": _base64(lungs.numpy()),
+        "outline": outline(lungs[0, 0].numpy(), 90, 70),
+        "box": prediction.explain().box,
     }
 
 

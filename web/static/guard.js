@@ -39,6 +39,7 @@ const REFUSAL =
  * @property {Radiograph} radiograph turned upright and to bright bones; its steps name each correction
  * @property {Refusal | null} refusal
  * @property {{code: string, message: string}[]} warnings
+ * @property {Float32Array} lungs cells x cells, the probability that a cell of the corrected image lies in a lung field
  * @property {Record<string, number>} measures what was compared with the thresholds, by name
  */
 
@@ -60,8 +61,10 @@ export async function inspect(radiograph, guard, look) {
   }
   const measures = measured(output, guard);
   const refusal = refused(measures, thresholds);
-  if (refusal) return { radiograph, refusal, warnings: [], measures };
-  return { radiograph: correctRadiograph(radiograph, pose), refusal, warnings: doubts(measures, thresholds), measures };
+  const lungs = Float32Array.from(output.lungs, (logit) => 1 / (1 + Math.exp(-logit)));
+  if (refusal) return { radiograph, refusal, warnings: [], lungs, measures };
+  const warnings = doubts(measures, thresholds);
+  return { radiograph: correctRadiograph(radiograph, pose), refusal, warnings, lungs, measures };
 }
 
 /**

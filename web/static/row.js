@@ -3,8 +3,10 @@
 
 import { inert } from "../scores.js";
 import { gradCam } from "./gradcam.js";
+import { outline } from "./outline.js";
 import { calibrated, decide } from "./predict.js";
 import { inputBox, networkInput } from "./preprocess.js";
+import { described } from "./regions.js";
 import { resize } from "./resample.js";
 
 const PICTURE_SIDE = 1024;
@@ -38,28 +40,57 @@ const THUMBNAIL_SIDE = 160;
  * @param {Radiograph} radiograph
  * @param {Run} run
  * @param {{code: string, message: string}[]} warnings of the guard: each makes the prediction uncertain
+ * @param {Float32Array | null} lungs what the guard found of them
  */
-export async function classified(model, name, radiograph, run, warnings) {
+export async function classified(model, name, radiograph, run, warnings, lungs) {
   const { pixels, width, height, format, steps } = radiograph;
   const { features, logits, shape } = await run(networkInput(pixels, width, height, model.preprocessing));
   const probabilities = calibrated(logits, model.labels, model.temperature, model.shift);
   const named = Object.fromEntries(model.labels.map((label, i) => [label, probabilities[i]]));
+  const head = { labels: model.labels, weights: floats(model.weights) };
+  /** @type {[number, number]} */
+  const size = [width, height];
+  const covered = { box: inputBox(model.preprocessing, width, height), size };
+  const cams = gradCam(features, logits, head, shape[0], shape[1]);
+  /** @type {Record<string, ReturnType<typeof described>>} */
+  const facts = Object.fromEntries(
+    Object.entries(cams).map(([target, cam]) => [target, described(target, { ...cam, ...covered }, lungs)]),
+  );
   const answers = each(model, (point) => {
     const decided = decide(model.labels, probabilities, point);
     const doubt = decided.reason || !warnings.length ? {} : { status: "uncertain", reason: warnings[0] };
-    return { ...decided, ...doubt, probabilities: named, warnings };
+    return { ...decided, ...doubt, probabilities: named, warnings, map: rounded(facts[decided.label]) };
   });
-  const head = { labels: model.labels, weights: floats(model.weights) };
   const image = { format, width, height, steps };
   return {
     ...row(model, name, answers, image),
     image,
     picture: await picture(radiograph, PICTURE_SIDE),
     thumbnail: await picture(radiograph, THUMBNAIL_SIDE),
-    maps: gradCam(features, logits, head, shape[0], shape[1]),
-    box: inputBox(model.preprocessing, width, height),
-    size: [width, height],
+    maps: mapped(facts, ({ target, quality }) => (quality === "empty" ? null : cams[target].cells)),
+    map_quality: mapped(facts, ({ quality, inside_lungs, expected_inside_lungs }) => ({
+      word: quality,
+      inside: inside_lungs,
+      expected: expected_inside_lungs,
+    })),
+    ...(lungs ? { lungs: outline(lungs, size) } : {}),
+    ...covered,
   };
+}
+
+/**
+ * @template T, U
+ * @param {Record<string, T>} values
+ * @param {(value: T) => U} change
+ */
+const mapped = (values, change) =>
+  Object.fromEntries(Object.entries(values).map(([name, value]) => [name, change(value)]));
+
+/** With four decimals at most. @param {any} value of any nesting @returns {any} */
+function rounded(value) {
+  if (typeof value === "number") return Math.round(10_000 * value) / 10_000;
+  if (Array.isArray(value)) return value.map(rounded);
+  return value && typeof value === "object" ? mapped(value, rounded) : value;
 }
 
 /**
@@ -69,7 +100,7 @@ export async function classified(model, name, radiograph, run, warnings) {
  */
 export function rejected(model, name, { code, message, border }) {
   const nothing = { label: null, probabilities: {}, p_pneumonia: null, warnings: [] };
-  const answer = { status: "rejected", ...nothing, reason: { code, message } };
+  const answer = { status: "rejected", ...nothing, reason: { code, message }, map: null };
   const answers = each(model, () => answer);
   return { ...row(model, name, answers), force: border };
 }
@@ -93,10 +124,10 @@ function row(model, name, answers, image = null) {
   const points = {};
   /** @type {Record<string, any>} */
   const table = {};
-  for (const [point, { status, label, probabilities, p_pneumonia, reason, warnings }] of Object.entries(answers)) {
+  for (const [point, { status, label, probabilities, p_pneumonia, reason, warnings, map }] of Object.entries(answers)) {
     const said = { schema_version, status, label, probabilities, p_pneumonia, prevalence, reason, warnings, image };
     const operating_point = { name: point, threshold: model.points[point].threshold };
-    points[point] = { ...said, operating_point, model: model.model, disclaimer };
+    points[point] = { ...said, map, operating_point, model: model.model, disclaimer };
     table[point] = cells(name, points[point]);
   }
   return { name, point: model.point, points, table };

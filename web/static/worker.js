@@ -54,8 +54,8 @@ async function predict(name, bytes, force) {
   try {
     const decoded = withoutBorder(await decode(bytes));
     const { run, look } = await ready();
-    const { radiograph, warnings } = await checked(facts, decoded, look, force);
-    return await classified(facts, name, radiograph, run, warnings);
+    const { radiograph, warnings, lungs } = await checked(facts, decoded, look, force);
+    return await classified(facts, name, radiograph, run, warnings, lungs);
   } catch (error) {
     if (error instanceof Refusal) return rejected(facts, name, error);
     throw error;
@@ -69,7 +69,7 @@ async function predict(name, bytes, force) {
  * @param {boolean} force
  */
 async function checked({ guard }, radiograph, look, force) {
-  if (!guard) return { radiograph, warnings: [] };
+  if (!guard) return { radiograph, warnings: [], lungs: null };
   const { thresholds, centre, whitening } = guard;
   const limits = { thresholds, centre: floats(centre), whitening: floats(whitening) };
   const found = await inspect(radiograph, limits, look);
