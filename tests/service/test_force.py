@@ -96,7 +96,9 @@ def test_of_many_images_the_border_cases_are_forced(
         assert (half == expected) is force
         answer = client.post(f"/page/archive?force={force}", files=files)
         with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
-            assert json.loads(archive.read("predictions/half.json")) == {"path": "half", **half}
+            stored = json.loads(archive.read("predictions/half.json"))
+            assert stored == {"path": "half", **half, "map": stored["map"]}
+            assert (stored["map"] is not None) is force
             assert [name for name in archive.namelist() if "overlay" in name] == ["overlays/half.overlay.png"] * force
 
 
@@ -108,7 +110,9 @@ def test_the_page_is_told_which_refusal_may_be_overruled(
     assert row["points"]["balanced"]["status"] == "rejected"
     forced = client.post("/page/predict?force=true", content=border).json()
     assert "force" not in forced
-    assert forced["points"][forced["point"]] == expected
+    prediction = forced["points"][forced["point"]]
+    assert prediction.pop("map")["target"] == prediction["label"]
+    assert prediction | {"map": None} == expected
     for path in ("/page/predict", "/page/predict?force=true"):
         picture = client.post(path, content=photograph).json()
         assert "force" not in picture
