@@ -48,8 +48,8 @@ def test_threads_and_processes_answer_as_python_does(bundled: Classifier, worker
         return answers
 
     answers = asyncio.run(ask())
-    expected = [predict(bundled.at("screening"), path).to_dict() for path in EXAMPLES[:4]]
-    assert [answer.prediction for answer in answers] == expected
+    predictions = [predict(bundled.at("screening"), path) for path in EXAMPLES[:4]]
+    assert [answer.prediction for answer in answers] == [one.to_dict(one.explain()) for one in predictions]
     assert all(answer.overlay.startswith(b"\x89PNG") for answer in answers)
 
 

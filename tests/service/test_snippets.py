@@ -25,6 +25,7 @@ from pneumocam.service.errors import CODES
 from pneumocam.service.tools import TOOLS
 from tests.conftest import EXAMPLES, App
 from tests.hub import Hub, serve
+from tests.service.test_force import border_case
 from tests.service.test_handler import dicom
 
 ROOT = Path(__file__).parents[2]
@@ -253,6 +254,7 @@ def test_commands(
 ) -> None:
     monkeypatch.chdir(desk)
     (desk / "chest.dcm").write_bytes(dicom())
+    (desk / "half.png").write_bytes(border_case(bundled))
     for copy in ("images/a/one.jpeg", "more/b/two.png"):
         (desk / copy).parent.mkdir(parents=True)
         with Image.open(IMAGE) as radiograph:
