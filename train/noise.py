@@ -56,7 +56,7 @@ class Folds:
     """As in train.fit."""
     folds: int = 3
     val_fraction: float = 0.15
-    """As in train.fit: these images are in no fold and judge the result."""
+    """As in train.fit: these images are in no fold; `compare` measures runs on them."""
     split_seed: int = 0
     out: Path = Path("runs/noise")
 
@@ -147,7 +147,9 @@ def find(config: Find) -> list[Suspect]:
     roots = roots_of(sources_from(last.data, last.labels))
     whole = Manifest.read(config.out / "all.csv", roots)
     if left := {image.key for image in whole.split("train")} - seen.keys():
-        raise DataError(f"{len(left)} training images are in no fold of these runs; give one run of each fold.")
+        raise DataError(
+            f"{len(left)} training images have no prediction; give one run of each fold, and images that can be read."
+        )
     suspects = []
     for source in dict.fromkeys(s for one in scored for s in one.sources):
         parts = [by_source(one)[source] for one in scored]

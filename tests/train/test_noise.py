@@ -110,7 +110,7 @@ def test_runs_are_compared_by_their_manifest(found: Path, mislabelled: Path) -> 
 
 
 def test_a_fold_left_out_or_given_twice_is_an_error(found: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="in no fold"):
+    with pytest.raises(DataError, match="have no prediction"):
         find(Find((found / "fold-0",), found))
     with pytest.raises(DataError, match="validated by several"):
         find(Find((found / "fold-0", found / "fold-0"), found))
