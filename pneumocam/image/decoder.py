@@ -10,18 +10,21 @@ pixel values, of other formats what `_picture` gives. It imports nothing of this
 import io
 import sys
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import AvifImagePlugin, ExifTags, Image, ImageOps
-from pydicom import FileDataset, dcmread, uid
-from pydicom.pixels.utils import pixel_array
+
+if TYPE_CHECKING:
+    from pydicom import FileDataset  # its import takes a third of a second, and most images are no DICOM
 
 READY = b"ready\n"  # on standard output as soon as all is there that decoding needs
 
 # GDCM aborts on damaged data, and OpenJPEG takes gigabytes and minutes for a header of 200 bytes.
-JPEG_2000_SYNTAXES = (uid.JPEG2000Lossless, uid.JPEG2000)
-JPEG_LS_SYNTAXES = (uid.JPEGLSLossless, uid.JPEGLSNearLossless)
-SUBPROCESS_SYNTAXES = (uid.JPEGLossless, uid.JPEGLosslessSV1, *JPEG_LS_SYNTAXES, *JPEG_2000_SYNTAXES)
+JPEG_2000_SYNTAXES = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
+JPEG_LS_SYNTAXES = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
+LOSSLESS_JPEG_SYNTAXES = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
+SUBPROCESS_SYNTAXES = (*LOSSLESS_JPEG_SYNTAXES, *JPEG_LS_SYNTAXES, *JPEG_2000_SYNTAXES)
 SUBPROCESS_BYTES = 1 << 30  # of address space; 64 megapixels of 16 bits take 0.6 GB
 SUBPROCESS_SECONDS = 20  # of CPU; those take about 3
 
@@ -51,8 +54,10 @@ class Bounded(io.BytesIO):
         return super().read(size)
 
 
-def parse_dicom(data: bytes) -> tuple[FileDataset, list[str]]:
+def parse_dicom(data: bytes) -> "tuple[FileDataset, list[str]]":
     """The dataset of a DICOM, of `DICOM_TAGS` alone, and the steps in words that filled in what was missing."""
+    from pydicom import dcmread, uid
+
     dataset = dcmread(Bounded(data, steps=50_000), force=True, specific_tags=DICOM_TAGS)
     if not dataset.file_meta.get("TransferSyntaxUID"):
         implicit, little_endian = dataset.original_encoding
@@ -65,7 +70,7 @@ def parse_dicom(data: bytes) -> tuple[FileDataset, list[str]]:
     return dataset, steps
 
 
-def _fill_in(dataset: FileDataset) -> list[str]:
+def _fill_in(dataset: "FileDataset") -> list[str]:
     """Give the required elements that are missing or empty their one sane value."""
     steps: list[str] = []
 
@@ -87,8 +92,10 @@ def _fill_in(dataset: FileDataset) -> list[str]:
     return steps
 
 
-def _decoded(dataset: FileDataset) -> np.ndarray:
+def _decoded(dataset: "FileDataset") -> np.ndarray:
     """The pixel values, by the first of the decoders that reads them."""
+    from pydicom.pixels.utils import pixel_array
+
     syntax = dataset.file_meta.TransferSyntaxUID
     plugins = ["gdcm"]
     if syntax in JPEG_2000_SYNTAXES:
@@ -123,6 +130,7 @@ def _prepare(file_format: str) -> None:
     """Load the decoder: one that is missing is not the image's fault, so this comes before `READY`."""
     if file_format == "DICOM":
         import gdcm  # noqa: F401
+        import pydicom.pixels.utils  # noqa: F401
     elif file_format == "HEIF":
         import pillow_heif
 

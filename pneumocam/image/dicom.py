@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydicom import FileDataset, uid
+from pydicom import FileDataset, config, uid
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import FileMetaDataset
 from pydicom.filebase import DicomBytesIO
@@ -27,7 +27,8 @@ from pneumocam.image.grayscale import flatten, flatten_deep, paint_border, share
 from pneumocam.image.headers import check_jpeg
 from pneumocam.image.levels import count, levels_of, middle
 from pneumocam.image.modality import check_modality
-from pneumocam.image.sandbox import only_frame, stored_values
+from pneumocam.image.sandbox import Shared
+from pneumocam.image.stored import only_frame, stored_values
 
 _NATIVE_SYNTAXES = (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian, uid.RLELossless)
 _SYNTAXES = (*_NATIVE_SYNTAXES, uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, *SUBPROCESS_SYNTAXES)
@@ -40,6 +41,7 @@ _TABLES = ("ModalityLUTSequence", "VOILUTSequence")
 _MOST_BYTES = 1_000_000  # of an element other than the pixel data and the tables
 _MOST_ITEMS = 100
 _MOST_PADDING = 0.95  # of the pixels
+_unvalidated = Shared(config.disable_value_validation)  # values that break a rule of DICOM are handled here
 
 Array = NDArray[Any]
 Shown = tuple[NDArray[np.uint8], list[str]]
@@ -47,6 +49,11 @@ Shown = tuple[NDArray[np.uint8], list[str]]
 
 def from_dicom(data: bytes, max_pixels: int) -> Shown:
     """The image (H, W) of the one frame that a DICOM holds, and the steps to it."""
+    with _unvalidated:
+        return _from_dicom(data, max_pixels)
+
+
+def _from_dicom(data: bytes, max_pixels: int) -> Shown:
     data = _inflated(data, 1_000_000 + 2 * max_pixels)
     dataset, steps = parse_dicom(data)
     steps += _drop_oversized(dataset)

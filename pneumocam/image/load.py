@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pneumocam.image.dicom import from_dicom
 from pneumocam.image.errors import (
     DamagedImage,
     InternalError,
@@ -190,5 +189,7 @@ def _from_array(array: Array, max_pixels: int) -> Decoded:
 
 
 def _from_dicom(data: bytes, max_pixels: int) -> Decoded:
+    from pneumocam.image.dicom import from_dicom  # pydicom, which most images do not need
+
     pixels, steps = from_dicom(data, max_pixels)
     return pixels, "DICOM", steps

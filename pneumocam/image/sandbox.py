@@ -1,28 +1,25 @@
-"""Pillow, pydicom and GDCM, silenced and within bounds; a subprocess for decoders that can end or fill a process."""
+"""Decoders silenced; a subprocess, within bounds, for those that can end or fill a process."""
 
 import ctypes
 import io
 import logging
 import os
 import re
-import struct
 import subprocess
 import sys
 import threading
 import warnings
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, _imaging
-from pydicom import FileDataset, config, uid
-from pydicom.encaps import get_frame
-from pydicom.pixels.utils import pixel_array
+from PIL import _imaging
 
 from pneumocam.image import decoder
-from pneumocam.image.decoder import READY, SUBPROCESS_SECONDS, SUBPROCESS_SYNTAXES, Bounded
+from pneumocam.image.decoder import READY, SUBPROCESS_SECONDS
 from pneumocam.image.errors import InternalError
 
 _SIGKILL = 9
@@ -36,56 +33,44 @@ with suppress(AttributeError, OSError):
     _libtiff.TIFFSetWarningHandler(None)
 
 
-class _Silenced:
-    """Hold back what the decoders would warn or log.
+class Shared:
+    """A context manager that threads share: the first that enters starts `block`, and the last that leaves ends it.
 
-    Warning filters, log levels and pydicom's settings belong to the process, not to the thread: so the first who comes
-    changes them, and the last who goes puts them back.
+    It is for settings that belong to the process, not to the thread: warning filters, log levels, pydicom's settings.
     """
 
-    def __init__(self) -> None:
-        self._lock, self._inside, self._before = threading.Lock(), 0, ExitStack()
+    def __init__(self, block: Callable[[], AbstractContextManager[object]]) -> None:
+        self._block, self._lock, self._inside, self._open = block, threading.Lock(), 0, ExitStack()
 
     def __enter__(self) -> None:
         with self._lock:
+            if self._inside == 0:
+                self._open.enter_context(self._block())
             self._inside += 1
-            if self._inside == 1:
-                self._silence()
 
     def __exit__(self, *_error: object) -> None:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
-                self._before.close()
+                self._open.close()
 
-    def _silence(self) -> None:
-        self._before.enter_context(warnings.catch_warnings())
-        self._before.enter_context(config.disable_value_validation())
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in ("pydicom", "PIL")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for logger in (logging.getLogger("pydicom"), logging.getLogger("PIL")):
-            self._before.callback(logger.setLevel, logger.level)
+        for logger in loggers:
             logger.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
-silenced = _Silenced()
-
-
-def only_frame(dataset: FileDataset) -> bytes:
-    """The codestream of an encapsulated image."""
-    frame: bytes = get_frame(Bounded(dataset.PixelData, steps=50_000), 0, number_of_frames=1)
-    return frame
-
-
-def stored_values(data: bytes, dataset: FileDataset) -> Array:
-    """The image of a DICOM as it is stored, (H, W) or (H, W, 3); bounded in memory and time whatever the data."""
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax in SUBPROCESS_SYNTAXES:
-        return _arrays_of_subprocess(data, "DICOM")[0]
-    if syntax == uid.RLELossless:
-        _unpack_rle(dataset)
-    plugin = "pillow" if syntax in (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit) else ""
-    values: Array = pixel_array(dataset, index=0, decoding_plugin=plugin)
-    return values
+silenced = Shared(_silence)  # holds back what the decoders would warn or log
 
 
 def picture_values(data: bytes, file_format: str, max_pixels: int) -> tuple[list[int], Array]:
@@ -95,11 +80,11 @@ def picture_values(data: bytes, file_format: str, max_pixels: int) -> tuple[list
         Width, height, number of pictures, whether it was turned, whether a pixel counts as `EXPENSIVE`; and the pixels,
         which are empty if there are too many or several pictures.
     """
-    facts, values = _arrays_of_subprocess(data, file_format, str(max_pixels))
+    facts, values = arrays_of_subprocess(data, file_format, str(max_pixels))
     return [int(fact) for fact in facts], values
 
 
-def _arrays_of_subprocess(data: bytes, *arguments: str) -> list[Array]:
+def arrays_of_subprocess(data: bytes, *arguments: str) -> list[Array]:
     """The arrays that `decoder`, run as a subprocess, makes of a file.
 
     Only what happens after the subprocess has said that it is ready is the image's doing.
@@ -138,23 +123,3 @@ def _interpreter() -> str:
             "has none at sys.executable. Run it with Python, or export the image as PNG."
         )
     return executable
-
-
-def _unpack_rle(dataset: FileDataset) -> None:
-    """Put uncompressed pixel data in place of RLE.
-
-    Pillow unpacks as much as there are pixels; pydicom as much as comes, which 19 MB can make 1.2 GB.
-    """
-    frame = only_frame(dataset)
-    area, samples, size = dataset.Rows * dataset.Columns, dataset.SamplesPerPixel, dataset.BitsAllocated // 8
-    count, *starts = struct.unpack_from("<16I", frame)
-    if count != samples * size:
-        raise ValueError("The header of the RLE does not fit the dataset.")
-    ends = [*starts[1:count], len(frame)]
-    unpacked = np.empty((samples, area, size), np.uint8)
-    for i, (start, end) in enumerate(zip(starts, ends, strict=False)):  # of each sample the highest byte first
-        plane = Image.frombytes("L", (area, 1), frame[start:end], "packbits", "L")
-        unpacked[i // size, :, size - 1 - i % size] = np.asarray(plane)[0]
-    dataset.PixelData = unpacked.tobytes()
-    dataset.PlanarConfiguration = 1
-    dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian

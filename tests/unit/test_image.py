@@ -18,7 +18,7 @@ from pneumocam.image import (
     TooLarge,
     TooSmall,
     load_radiograph,
-    sandbox,
+    stored,
 )
 from tests.images import (
     GREYS,
@@ -324,7 +324,7 @@ def test_too_many_pixels(source: Any) -> None:
 )
 def test_a_bomb_is_refused_by_its_header(bomb: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image.Image, "load", lambda _self: pytest.fail("decoded"))
-    monkeypatch.setattr(sandbox, "pixel_array", lambda *_args, **_options: pytest.fail("decoded"))
+    monkeypatch.setattr(stored, "pixel_array", lambda *_args, **_options: pytest.fail("decoded"))
     refused(bomb, TooLarge, "too_large", "Export it at a lower resolution")
 
 

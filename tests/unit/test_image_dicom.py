@@ -19,7 +19,7 @@ from pneumocam.image import (
     TooSmall,
     UnsupportedDicom,
     load_radiograph,
-    sandbox,
+    stored,
 )
 from tests.images import (
     GREYS,
@@ -101,7 +101,7 @@ def test_a_codestream_that_aborts_gdcm_is_damaged_and_leaves_the_process_alive(t
 
 
 def test_a_codestream_larger_than_its_header_is_refused_undecoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "pixel_array", lambda *_args, **_options: pytest.fail("decoded"))
+    monkeypatch.setattr(stored, "pixel_array", lambda *_args, **_options: pytest.fail("decoded"))
     large = greys(8, 192, 160)
     jls = pydicom.dcmread(io.BytesIO(compressed(large, uid.JPEGLSLossless, encoding_plugin="pyjpegls")))
     for data in (
