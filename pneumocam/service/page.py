@@ -19,7 +19,6 @@ from pydantic import ConfigDict, Field
 
 from pneumocam import Classifier, OperatingPoint, Prediction, Radiograph, predict_many, targets
 from pneumocam.guard import outline
-from pneumocam.report import report
 from pneumocam.score import COLUMNS, distinct_names, table_row
 from pneumocam.service.api import SharedOptions, classify_or_reject, encode
 from pneumocam.service.errors import RequestError
@@ -225,6 +224,8 @@ def example(file: str) -> bytes:
 
 def report_file(classify: Any, data: bytes, options: ReportOptions) -> bytes:
     """The report of one image as PDF or PNG; raises RadiographError if it is no radiograph."""
+    from pneumocam.report import report  # Matplotlib's figures, which no other request needs
+
     drawing = options.model_dump(include={"target", "opacity", "colour_map", "format"})
     return report(classify(data, **options.arguments), **drawing)
 

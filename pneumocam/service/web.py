@@ -6,6 +6,7 @@ import hashlib
 import mimetypes
 import re
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 from urllib.parse import quote, unquote
 
@@ -62,14 +63,7 @@ def add_page(app: FastAPI, endpoints: Endpoints, images_of: Images) -> None:
     app.state.spool_bytes = endpoints.limits.image_bytes + 1
     classifier, limits = endpoints.classifier, endpoints.limits
     static = _web_files()
-    facts = page.facts(classifier, endpoints.notice, limits.images, limits.image_bytes)
-    facts["examples"] = []
-    for example, thumbnail in page.examples(classifier):
-        static[f"/examples/{example['file']}"] = Static(page.example(example["file"]), "image/jpeg")
-        path = f"/examples/thumbs/{example['file']}"
-        static[path] = Static(thumbnail, "image/jpeg")
-        facts["examples"].append(example | {"thumbnail": f".{path}?v={static[path].version}"})
-    information = Static(JSONResponse(facts).body, "application/json")
+    prepared = ThreadPoolExecutor(1).submit(_with_examples, endpoints)  # while the server starts
     rows: dict[str, Static] = {}  # of the examples, each made when it is asked for the first time
     router = APIRouter(include_in_schema=False)
 
@@ -78,12 +72,16 @@ def add_page(app: FastAPI, endpoints: Endpoints, images_of: Images) -> None:
     @router.api_route("/examples/{_:path}", methods=["GET", "HEAD"])
     async def file(request: Request) -> Response:
         path = request.scope["path"]
-        if path not in static:
+        files = static
+        if path.startswith("/examples/"):
+            files, _ = await asyncio.wrap_future(prepared)
+        if path not in files:
             raise RequestError("not_found", "The page has no such file.")
-        return static[path].response(request)
+        return files[path].response(request)
 
     @router.get("/page/info")
     async def info(request: Request) -> Response:
+        _, information = await asyncio.wrap_future(prepared)
         return information.response(request)
 
     @router.post("/page/predict")
@@ -120,6 +118,19 @@ def add_page(app: FastAPI, endpoints: Endpoints, images_of: Images) -> None:
         return _download(await asyncio.to_thread(page.archive, entries), "pneumocam.zip", "application/zip")
 
     app.include_router(router)
+
+
+def _with_examples(endpoints: Endpoints) -> tuple[dict[str, Static], Static]:
+    """The example images and their thumbnails by address, and what the page needs to know."""
+    facts = page.facts(endpoints.classifier, endpoints.notice, endpoints.limits.images, endpoints.limits.image_bytes)
+    facts["examples"] = []
+    files = {}
+    for example, thumbnail in page.examples(endpoints.classifier):
+        files[f"/examples/{example['file']}"] = Static(page.example(example["file"]), "image/jpeg")
+        path = f"/examples/thumbs/{example['file']}"
+        files[path] = Static(thumbnail, "image/jpeg")
+        facts["examples"].append(example | {"thumbnail": f".{path}?v={files[path].version}"})
+    return files, Static(JSONResponse(facts).body, "application/json")
 
 
 async def _image(request: Request) -> tuple[bytes, str]:
