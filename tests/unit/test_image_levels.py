@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from pneumocam.image import Blank, Radiograph, load_radiograph
 from tests.conftest import EXAMPLES
@@ -134,6 +135,21 @@ def test_declared_padding_becomes_background(value: int, limit: int | None, dtyp
                 as_dicom(values[INSIDE], PhotometricInterpretation=tags["PhotometricInterpretation"], **window)
             )
             np.testing.assert_array_equal(radiograph.pixels[INSIDE], tissue.pixels)
+
+
+@pytest.mark.parametrize(("value", "offset"), [(65535, 20000), (0, 30000), (65535, 0)])
+@pytest.mark.parametrize("blur", [1, 3])
+def test_the_blurred_edge_of_a_collimator_does_not_set_the_scale(value: int, offset: int, blur: int) -> None:
+    edge = np.zeros((384, 320))
+    edge[:48] = edge[-48:] = 1
+    edge[:, :40] = edge[:, -40:] = 1
+    edge = ndimage.gaussian_filter(edge, blur)
+    tissue = np.pad(greys(12, 192, 160).astype(float), ((96, 96), (80, 80)), mode="edge") + offset
+    values = np.rint(edge * value + (1 - edge) * tissue).astype(np.uint16)
+    inside = load_radiograph(as_dicom(values)).pixels[112:-112, 96:-96].astype(float)
+    plain = tissue[112:-112, 96:-96]
+    assert np.ptp(inside) > 48  # of 256; 13 if the collimator sets the scale
+    assert np.corrcoef(inside.ravel(), plain.ravel())[0, 1] > 0.99
 
 
 def test_padding_outside_of_the_stored_bits_and_in_8_bits() -> None:

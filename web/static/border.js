@@ -4,11 +4,12 @@
 /** @typedef {import("./decode.js").Radiograph} Radiograph */
 
 const FLAT = 6; // grey levels
-const NARROW = 0.02; // share of a side
+const EDGE = 0.02; // share of a side that the edge of a border may take
+const STEEP = 3; // times the usual difference of two lines
 const SMALLEST = 0.4; // share of a side that must be left
 
 /**
- * The radiograph without a flat border of more than 2% of a side, and a step that says so; else itself.
+ * The radiograph without a flat border and its blurred edge, and a step that says so; else itself.
  * @param {Radiograph} radiograph
  * @returns {Radiograph}
  */
@@ -36,7 +37,7 @@ export function withoutBorder(radiograph) {
 }
 
 /**
- * How many lines from the edge on are flat; 0 if no more than NARROW of all are.
+ * How many lines from the edge of the image on are flat, and belong to the edge of these.
  * @param {number} lines
  * @param {number} length of a line
  * @param {(line: number, i: number) => number} at
@@ -49,11 +50,18 @@ function flatLines(lines, length, at) {
     values.sort((a, b) => a - b);
     return quantile(values, 0.95) - quantile(values, 0.05) <= FLAT;
   };
-  const first = Math.floor(NARROW * lines);
-  if (!flat(first)) return 0;
   let count = 0;
   while (count < lines && flat(count)) count++;
-  return count > first ? count : 0;
+  if (!count || count === lines) return count;
+  const changes = Array.from({ length: lines - count - 1 }, (_, line) => {
+    let sum = 0;
+    for (let i = 0; i < length; i += stride) sum += Math.abs(at(count + line, i) - at(count + line + 1, i));
+    return sum;
+  });
+  const usual = quantile([...changes].sort((a, b) => a - b), 0.5);
+  let edge = Math.min(changes.length, Math.round(EDGE * (lines - count)));
+  while (edge && changes[edge - 1] <= STEEP * usual) edge--;
+  return count + edge;
 }
 
 /**
