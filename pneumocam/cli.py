@@ -26,8 +26,8 @@ _FORCE = " To classify it anyway: --force."
 PREDICT = """Classify some images, one line for each.
 
     pneumocam predict chest.jpeg
-    pneumocam predict folder/ --overlay overlays/ --report reports/
-    pneumocam predict chest.dcm --json --operating-point screening
+    pneumocam predict folder/ --overlay overlays/
+    pneumocam predict chest.dcm --report reports/ --json
     pneumocam predict - < chest.png"""
 SCORE = """Classify files, folders (recursively) and globs into a CSV file.
 
@@ -37,7 +37,7 @@ INFO = "Print model, labels, preprocessing, operating points and measured figure
 SERVE = """Serve the page and the API on this machine.
 
     pneumocam serve
-    pneumocam serve --model hf-hub:owner/name@v1.0 --port 8000 --workers 4"""
+    pneumocam serve --port 8000 --workers 4"""
 
 
 STATIC = """Write the page and the model as a folder that any static host can serve; it runs in the browser.

@@ -73,7 +73,7 @@ def _figure(image: Image.Image, caption: str) -> str:
     image.save(buffer, "JPEG", quality=90)
     source = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
     return (
-        f'<figure style="margin:0"><img src="{source}" alt="{escape(caption)}" style="max-width:320px">'
+        f'<figure style="margin:0;max-width:320px"><img src="{source}" alt="{escape(caption)}" style="max-width:100%">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 

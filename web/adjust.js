@@ -36,7 +36,7 @@ export class Adjust {
       make(
         "div.part",
         {},
-        field("target", this.targets),
+        make("div", {}, field("target", this.targets), make("p.quiet", {}, text("legend_peak"))),
         field("colours", this.colours),
         field("opacity", this.opacity),
       ),

@@ -47,7 +47,7 @@ export const button = (label, action, attributes = {}) =>
  * @returns {(Node | string)[]}
  */
 export function wrapping(name) {
-  return name.split(/(?<=[_\- ])|(?=\.)/).flatMap((part, i) => (i ? [make("wbr"), part] : [part]));
+  return name.split(/(?<=[_\- ])/).flatMap((part, i) => (i ? [make("wbr"), part] : [part]));
 }
 
 /** @param {string} id */
@@ -63,7 +63,7 @@ export function byId(id) {
  */
 export function bringIntoView(element) {
   const { top } = element.getBoundingClientRect();
-  if (top >= 0 && top < innerHeight * 0.5) return;
+  if (top >= byId("top").offsetHeight && top < innerHeight * 0.5) return;
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
   element.scrollIntoView({ block: "start", behavior: still ? "auto" : "smooth" });
 }

@@ -190,7 +190,8 @@ class App {
     const first = this.session !== session;
     this.session = session;
     byId("problem").replaceChildren();
-    byId("waiting").hidden = true;
+    // Before anything is scrolled to, because what lies below moves up.
+    for (const name of ["waiting", "reading"]) byId(name).hidden = true;
     if (session.sources.length === 1) {
       if (first || !last) this.#open(0, quiet);
       return;

@@ -7,6 +7,7 @@ import { colourTable } from "./overlay.js";
 import { probabilityOf } from "./prediction.js";
 import { settings } from "./settings.js";
 import { Picture, Stage } from "./stage.js";
+import { stepLine } from "./steps.js";
 import { isMirrored } from "./view.js";
 
 /** @typedef {import("./prediction.js").Row} Row */
@@ -69,13 +70,14 @@ export class PictureView {
       this.divider,
     );
     this.captions = make("div.captions");
+    this.help = make("p.help.unseen", { id: "viewer-help" }, text("viewer_help"));
     this.section = make(
       "div.reading",
       { role: "region", "aria-label": text("picture_title") },
       this.#toolbar(),
       this.element,
       this.captions,
-      make("p.unseen", { id: "viewer-help" }, text("viewer_help")),
+      this.help,
     );
     this.stage = new Stage(this.element, () => this.#changed());
     const narrow = matchMedia(NARROW);
@@ -122,8 +124,18 @@ export class PictureView {
       actual,
       tool("reset", actions[" "], text("key_space")),
       make("span.space.wide"),
+      this.#keys(),
       this.fullButton,
     );
+  }
+
+  /** The button that shows what mouse and keys do; without it only screen readers are told. */
+  #keys() {
+    const label = text("keys");
+    const shown = button("?", () => shown.setAttribute("aria-expanded", String(!this.help.classList.toggle("unseen"))), {
+      ...{ title: label, "aria-label": label, "aria-controls": "viewer-help", "aria-expanded": "false", class: "keys" },
+    });
+    return shown;
   }
 
   /** What each key does: OHIF's default keys, and M, W, P, 1 and F. @returns {Record<string, () => void>} */
@@ -269,9 +281,9 @@ export class PictureView {
       make(
         "div.caption",
         {},
-        make("strong", {}, steps.length ? text("corrected") : text("as_uploaded")),
+        make("strong", {}, steps.length ? text("corrected") : text("original")),
         make("span.mirrored", { hidden: true }, text("mirrored")),
-        steps.length ? make("p", { lang: "en" }, steps.join("; ")) : make("p", {}, ...wrapping(row.name)),
+        steps.length ? make("p", {}, ...stepLine(steps)) : make("p.file-name", {}, ...wrapping(row.name)),
       ),
       ...(this.note ? [this.note] : []),
     );
@@ -288,7 +300,6 @@ export class PictureView {
     return [
       title,
       make("p.legend", {}, text("legend_none"), this.#ramp(), text("legend_most")),
-      make("p", {}, text("legend_peak")),
       word ? make(word === "steady" ? "p" : "p.warning", {}, named("quality", word)) : null,
       shares ? make("p", {}, text("map_inside", shares)) : null,
     ].filter((x) => x !== null);

@@ -8,6 +8,7 @@ import { PictureView } from "./picture.js";
 import { at, probabilityOf, verdict } from "./prediction.js";
 import { problem, reasonTitle, remedy } from "./problem.js";
 import { onSettings, settings } from "./settings.js";
+import { stepLine } from "./steps.js";
 
 /** @typedef {import("./prediction.js").Row} Row */
 /** @typedef {import("./prediction.js").Info} Info */
@@ -66,6 +67,7 @@ export class Result {
       "aria-expanded": "false",
       "aria-controls": "adjust",
     });
+    this.beside = make("div.beside", {}, this.scale, make("div.choices", {}, this.adjusting, this.downloads));
     this.details = make("div.details");
     element.replaceChildren(
       this.nav,
@@ -75,7 +77,7 @@ export class Result {
         this.answer,
         this.bars,
         this.picture.section,
-        make("div.beside", {}, this.scale, make("div.choices", {}, this.adjusting, this.downloads)),
+        this.beside,
         this.adjust.element,
       ),
       this.details,
@@ -152,9 +154,9 @@ export class Result {
     const rejected = now.status === "rejected";
     this.answer.dataset.verdict = verdict(now);
     this.answer.replaceChildren(this.#head(row, now));
-    for (const part of [this.bars, this.scale, this.adjusting]) part.hidden = rejected;
+    for (const part of [this.bars, this.beside]) part.hidden = rejected;
     this.adjust.element.hidden = rejected || this.adjusting.getAttribute("aria-expanded") !== "true";
-    this.#reports(rejected);
+    this.#reports();
     if (!rejected) {
       this.bars.replaceChildren(...info.labels.map((name) => this.#bar(name, now)));
       this.scale.replaceChildren(...this.#scale(now));
@@ -199,10 +201,9 @@ export class Result {
     const { reason } = now;
     if (reason && reason.code !== "near_threshold")
       return make("span.doubt", {}, `${reasonTitle(reason)}. `, remedy(reason));
-    const { uncertain_error: wrong, band } = this.info.points[now.operating_point.name];
-    const values = { low: percent(band[0]), high: percent(band[1]) };
-    if (wrong == null) return text("uncertain_range", values);
-    return `${text("uncertain_range", values)} ${text("uncertain_wrong", { wrong: Math.round(100 * wrong) })}`;
+    // The range itself is told under the scale.
+    const { uncertain_error: wrong } = this.info.points[now.operating_point.name];
+    return wrong == null ? text("not_a_finding") : text("uncertain_wrong", { wrong: Math.round(100 * wrong) });
   }
 
   /** @param {string} name @param {Prediction} now */
@@ -240,13 +241,9 @@ export class Result {
     ];
   }
 
-  /** @param {boolean} rejected */
-  #reports(rejected) {
+  #reports() {
     const { report } = this.actions;
-    if (this.downloads.childElementCount || !report) {
-      this.downloads.hidden = rejected;
-      return;
-    }
+    if (this.downloads.childElementCount || !report) return;
     const ask = (/** @type {"pdf" | "png"} */ format) =>
       button(text(`report_${format}`), async (event) => {
         const pressed = /** @type {HTMLButtonElement} */ (event.currentTarget);
@@ -259,7 +256,6 @@ export class Result {
         pressed.textContent = text(`report_${format}`);
       });
     this.downloads.replaceChildren(ask("pdf"), ask("png"));
-    this.downloads.hidden = rejected;
   }
 
   /** @param {Row} row @param {Prediction} now */
@@ -267,13 +263,13 @@ export class Result {
     const blocks = () => /** @type {HTMLDetailsElement[]} */ ([...this.details.querySelectorAll("details")]);
     const open = blocks().map((x) => x.open);
     const json = JSON.stringify(now, null, 2);
-    const pair = (/** @type {string} */ term, /** @type {string} */ value, attributes = {}) =>
-      make("div", {}, make("dt", {}, term), make("dd", attributes, value));
+    const pair = (/** @type {string} */ term, /** @type {(Node | string)[]} */ ...value) =>
+      make("div", {}, make("dt", {}, term), make("dd", {}, ...value));
     const steps = row.image?.steps ?? [];
     const image = row.image && [
       pair(text("image_format"), row.image.format),
       pair(text("image_size"), text("pixels", { width: row.image.width, height: row.image.height })),
-      pair(text("image_steps"), steps.join("; ") || text("image_untouched"), steps.length ? { lang: "en" } : {}),
+      pair(text("image_steps"), ...(steps.length ? stepLine(steps) : [text("image_untouched")])),
     ];
     this.details.replaceChildren(
       ...(image

@@ -91,6 +91,8 @@ def test_an_uncertain_prediction_says_where_it_leans_and_how_much(page: Page, bu
     leans = EN["headline_uncertain"].format(label=EN[f"label_{prediction.label}"])
     expect(card.get_by_role("heading")).to_contain_text(f"{leans} {own(prediction):.0%}")
     expect(card.locator(".answer")).to_have_attribute("data-verdict", "uncertain")
+    wrong = round(100 * (bundled.operating_point.uncertain_error or 0))
+    expect(card.locator(".answer")).to_contain_text(EN["uncertain_wrong"].format(wrong=wrong))
 
 
 def test_the_threshold_is_changed_without_a_request(visit: Visit, bundled: Classifier) -> None:
@@ -137,12 +139,13 @@ def test_the_map_of_a_class_without_support_is_empty(page: Page, bundled: Classi
     give(page, BACTERIAL)
     classified(page, BACTERIAL.name)
     legend = page.locator(".captions .caption").last
-    expect(legend).to_contain_text(EN["legend_peak"])
     saliency = predict(bundled, BACTERIAL).explain()
     shares = {"inside": f"{saliency.inside:.0%}", "expected": f"{saliency.expected_inside:.0%}"}
     expect(legend).to_contain_text(EN[f"quality_{saliency.quality}"])
     expect(legend).to_contain_text(EN["map_inside"].format(**shares))
-    adjust(page).get_by_label(EN["target"]).select_option("NORMAL")
+    panel = adjust(page)
+    expect(panel).to_contain_text(EN["legend_peak"])
+    panel.get_by_label(EN["target"]).select_option("NORMAL")
     expect(legend).to_contain_text(EN["map_empty"].format(label=EN["label_NORMAL"]))
 
 

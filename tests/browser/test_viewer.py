@@ -170,7 +170,11 @@ def test_image_and_map_can_lie_under_one_divider(viewer: Page, visit: Visit) -> 
         assert stage_state(viewer)["window"] == "128 255"
 
 
-def test_full_screen_and_back(viewer: Page) -> None:
+def test_full_screen_and_back_and_what_the_keys_do(viewer: Page) -> None:
+    keys = viewer.get_by_role("button", name=EN["keys"])
+    keys.click()
+    expect(keys).to_have_attribute("aria-expanded", "true")
+    expect(viewer.locator("#viewer-help")).to_be_in_viewport(ratio=1)
     button = viewer.get_by_role("button", name=EN["tool_full"])
     viewer.keyboard.press("f")
     expect(button).to_have_attribute("aria-pressed", "true")

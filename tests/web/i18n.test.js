@@ -4,6 +4,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import { chooseLanguage, LANGUAGES, named, percent, probability, rounded, text, use } from "../../web/i18n.js";
+import { translated } from "../../web/steps.js";
 
 const WEB = new URL("../../web/", import.meta.url);
 const read = (/** @type {string} */ name) => readFileSync(new URL(name, WEB), "utf-8");
@@ -63,6 +64,25 @@ test("gaps are filled, and unknown names stand for themselves", () => {
   assert.equal(text("greeting", { a: 1 }), "1 and {b}");
   assert.equal(text("unknown"), "unknown");
   assert.deepEqual([named("label", "X"), named("label", "Y"), named("label", "Y", "")], ["Ex", "Y", ""]);
+});
+
+test("the usual steps to an image are told in the reader's language, in English with the words of Python", () => {
+  const values = JSON.parse(readFileSync(new URL("values.json", import.meta.url), "utf-8"));
+  /** @type {string[]} */
+  const steps = [...values.guard.cases, ...values.deep].flatMap((one) => one.steps);
+  const others = ["rotated by EXIF orientation", "inverted (MONOCHROME1)", "inverted (WhiteIsZero)"];
+  const usual = [...steps, ...others, "cut off a flat border: 10 px above, 0 below, 3 left, 12 right"].filter(
+    (step) => !/^(values outside|white border|8 bit values|stretched)/.test(step),
+  );
+  assert.ok(usual.some((step) => /^rotated by \d+ degrees/.test(step)));
+  assert.ok(usual.some((step) => /bones/.test(step)));
+  for (const step of usual) {
+    use("en", EN);
+    assert.equal(translated(step), step);
+    use("de", TEXTS.de);
+    assert.notEqual(translated(step) ?? step, step);
+  }
+  assert.equal(translated("PixelSpacing ignored: it is far too large"), null);
 });
 
 test("numbers are written as the language does, and none is 0% or 100%", () => {
