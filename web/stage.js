@@ -33,7 +33,8 @@ export class Picture {
     const context = /** @type {CanvasRenderingContext2D} */ (this.plain.getContext("2d", { willReadFrequently: true }));
     context.drawImage(image, 0, 0);
     const pixels = context.getImageData(0, 0, this.width, this.height).data;
-    this.grey = Uint8Array.from({ length: this.width * this.height }, (_, i) => pixels[4 * i]);
+    this.grey = new Uint8Array(this.width * this.height);
+    for (let i = 0; i < this.grey.length; i++) this.grey[i] = pixels[4 * i];
     /** @type {Map<string, Float32Array>} */
     this.heats = new Map();
   }

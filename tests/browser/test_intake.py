@@ -4,7 +4,6 @@ import base64
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from playwright.sync_api import Page, Route, expect
 
 from pneumocam import Classifier, predict
@@ -42,20 +41,19 @@ def drag_file(page: Page, kind: str, path: Path, place: tuple[float, float]) -> 
     session.send("Input.dispatchDragEvent", {"type": kind, "x": place[0], "y": place[1], "data": data})
 
 
-@pytest.mark.parametrize("place", [(150, 190), (800, 300), (600, 20)], ids=["field", "result", "header"])
-def test_a_file_can_be_dropped_anywhere_and_the_page_shows_it(
-    page: Page, bundled: Classifier, place: tuple[float, float]
-) -> None:
+def test_a_file_can_be_dropped_anywhere_and_the_page_shows_it(page: Page, bundled: Classifier) -> None:
     cover = page.locator("#cover")
     expect(cover).to_be_hidden()
-    drag_file(page, "dragEnter", BACTERIAL, place)
-    drag_file(page, "dragOver", BACTERIAL, place)
-    expect(cover).to_be_visible()
-    expect(cover).to_have_text(EN["drop_anywhere"])
-    drag_file(page, "drop", BACTERIAL, place)
-    expect(cover).to_be_hidden()
-    classified(page, BACTERIAL.name)
-    assert shown_json(page) == as_json(predict(bundled, BACTERIAL))
+    on_field, on_result, on_header = (150, 190), (800, 300), (600, 20)
+    for place, path in ((on_field, BACTERIAL), (on_result, NORMAL), (on_header, BACTERIAL)):
+        drag_file(page, "dragEnter", path, place)
+        drag_file(page, "dragOver", path, place)
+        expect(cover).to_be_visible()
+        expect(cover).to_have_text(EN["drop_anywhere"])
+        drag_file(page, "drop", path, place)
+        expect(cover).to_be_hidden()
+        classified(page, path.name)
+        assert shown_json(page) == as_json(predict(bundled, path))
 
 
 def test_a_drag_that_is_given_up_leaves_no_trace(page: Page) -> None:
@@ -169,15 +167,21 @@ def test_a_connection_lost_among_many_images_goes_on_where_it_stopped(visit: Vis
     visit.forgive()
 
 
-@pytest.mark.parametrize(("status", "code"), [(503, "busy"), (429, "rate"), (507, "no_space"), (500, "internal_error")])
-def test_a_refusal_is_told_in_the_readers_language(visits: Callable[..., Visit], status: int, code: str) -> None:
+def test_a_refusal_is_told_in_the_readers_language(visits: Callable[..., Visit]) -> None:
     visit = visits(locale="fr-FR")
     page, texts = visit.page, TEXTS["fr"]
-    body = f'{{"error": {{"code": "{code}", "message": "English."}}}}'
-    page.route("**/page/**", lambda route: route.fulfill(status=status, content_type="application/json", body=body))
-    give(page, NORMAL)
-    expect(page.get_by_role("alert")).to_contain_text(texts[f"notice_{code}"])
-    expect(page.get_by_role("alert")).not_to_contain_text("English")
+    refusals = {"busy": 503, "rate": 429, "no_space": 507, "internal_error": 500}
+    waiting = list(refusals)
+
+    def refuse(route: Route) -> None:
+        code = waiting.pop(0)
+        route.fulfill(status=refusals[code], json={"error": {"code": code, "message": "English."}})
+
+    page.route("**/page/predict", refuse)
+    for code in refusals:
+        give(page, NORMAL)
+        expect(page.get_by_role("alert")).to_contain_text(texts[f"notice_{code}"])
+        expect(page.get_by_role("alert")).not_to_contain_text("English")
     visit.forgive()
 
 

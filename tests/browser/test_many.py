@@ -4,11 +4,9 @@ import csv
 import io
 import json
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
@@ -66,7 +64,8 @@ def test_many_images_become_a_table_to_sort_open_and_download(
     page.get_by_role("button", name=EN["back"]).click()
     expect(page.locator(f"#compare button[aria-label*='{EXAMPLES[8].name}']")).to_be_focused()
 
-    table = list(csv.DictReader(io.StringIO(content(saved(page, "save_csv")).decode())))
+    with visit.quiet():
+        table = list(csv.DictReader(io.StringIO(content(saved(page, "save_csv")).decode())))
     assert list(table[0]) == list(COLUMNS)
     assert table[1]["path"] == f"'{bad.name}"  # no formula
     for i in (0, 2, 3):
@@ -89,17 +88,10 @@ def test_many_images_become_a_table_to_sort_open_and_download(
     expect(page.locator("#files")).to_be_focused()
 
 
-def test_a_download_of_the_table_needs_no_server(visit: Visit) -> None:
-    give(visit.page, *EXAMPLES[:2])
-    finished(visit.page, 2, 2)
-    with visit.quiet():
-        assert len(content(saved(visit.page, "save_csv")).splitlines()) == 3
-
-
 def test_verdicts_differ_in_more_than_colour(page: Page, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image " * 20)
-    give(page, *EXAMPLES, tmp_path / "notes.txt")
-    finished(page, len(EXAMPLES), len(EXAMPLES) + 1)
+    give(page, *EXAMPLES[::3], tmp_path / "notes.txt")
+    finished(page, 6, 7)
     looks = {}
     for kind in ("pneumonia", "normal", "uncertain", "rejected"):
         row = page.locator(f"#compare tbody tr[data-verdict={kind}]").first
@@ -111,18 +103,18 @@ def test_verdicts_differ_in_more_than_colour(page: Page, tmp_path: Path) -> None
     assert len({(border, ground) for _, border, ground in looks.values()}) == 4
 
 
-@pytest.mark.parametrize("width", [1366, 390])
-def test_no_name_is_broken_inside_a_word(visits: Callable[..., Visit], width: int) -> None:
-    page = visits(width, 844).page
+def test_no_name_is_broken_inside_a_word(page: Page) -> None:
     give(page, *EXAMPLES[8:12])
     finished(page, 4, 4)
-    broken = page.locator("#compare .file button").evaluate_all("""(buttons) => buttons.flatMap((button) =>
-        [...button.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE).flatMap((node) => {
-          const range = document.createRange();
-          range.selectNodeContents(node);
-          return range.getClientRects().length > 1 ? [node.textContent] : [];
-        }))""")
-    assert broken == []
+    for width in (1366, 390):
+        page.set_viewport_size({"width": width, "height": 844})
+        broken = page.locator("#compare .file button").evaluate_all("""(buttons) => buttons.flatMap((button) =>
+            [...button.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE).flatMap((node) => {
+              const range = document.createRange();
+              range.selectNodeContents(node);
+              return range.getClientRects().length > 1 ? [node.textContent] : [];
+            }))""")
+        assert broken == []
 
 
 def test_arrows_and_page_keys_go_from_image_to_image_and_back_leads_to_the_table(visit: Visit) -> None:
@@ -144,30 +136,26 @@ def test_arrows_and_page_keys_go_from_image_to_image_and_back_leads_to_the_table
         page.get_by_role("button", name=EN["back"]).click()
         expect(page.locator("#compare")).to_be_visible()
         expect(page.locator("#result")).to_be_hidden()
-
-
-def test_images_follow_in_the_order_of_the_table(page: Page) -> None:
-    give(page, *EXAMPLES[:4])
-    finished(page, 4, 4)
-    page.locator("th[data-key=p_PNEUMONIA]").get_by_role("button").click()
-    order = names(page)
-    page.locator("#compare button.name").first.click()
-    classified(page, order[0])
-    page.keyboard.press("PageDown")
-    classified(page, order[1])
+        page.locator("th[data-key=p_PNEUMONIA]").get_by_role("button").click()
+        order = names(page)
+        assert order != [path.name for path in EXAMPLES[:4]]
+        page.locator("#compare button.name").first.click()
+        classified(page, order[0])
+        page.keyboard.press("PageDown")
+        classified(page, order[1])
 
 
 def test_reports_of_many_images_have_names_of_their_own(page: Page) -> None:
-    give(page, *EXAMPLES[:3])
-    finished(page, 3, 3)
+    give(page, *EXAMPLES[:2])
+    finished(page, 2, 2)
     page.locator("#compare button.name").first.click()
     found = set()
-    for path in EXAMPLES[:3]:
+    for path in EXAMPLES[:2]:
         classified(page, path.name)
         found.add(saved(page, "report_png").suggested_filename)
         page.locator(".stage").focus()
         page.keyboard.press("PageDown")
-    assert len(found) == 3
+    assert len(found) == 2
 
 
 def test_a_thirty_third_file_is_left_out_and_the_page_says_so(page: Page, tmp_path: Path) -> None:

@@ -1,18 +1,35 @@
 """The viewer, by mouse, keyboard and touch; nothing that it does asks the server."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import CDPSession, Page, expect
+from playwright.sync_api import Browser, CDPSession, Page, expect
 
 from tests.browser.visit import BACTERIAL, EN, Visit, adjust, classified, drawn_frame, give, panes, stage_state
+from tests.conftest import App
+
+
+@pytest.fixture(scope="module")
+def visit(app: App, browser: Browser) -> Iterator[Visit]:
+    """One page for all tests, since none of them asks the server."""
+    page = browser.new_page(viewport={"width": 1366, "height": 768}, reduced_motion="reduce")
+    visit = Visit(page, app.url)
+    give(page, BACTERIAL)
+    classified(page, BACTERIAL.name)
+    expect(page.locator(".stage")).to_have_css("--aspect", str(968 / 592))
+    yield visit
+    page.close()
+    visit.check()
 
 
 @pytest.fixture
 def viewer(visit: Visit) -> Page:
-    give(visit.page, BACTERIAL)
-    classified(visit.page, BACTERIAL.name)
-    drawn_frame(visit.page)
+    """The viewer as it is after a reset, with the focus."""
+    visit.page.evaluate("scrollTo(0, 0)")
+    visit.page.locator(".stage").focus()
+    visit.page.keyboard.press("Space")
+    reset = {"zoom": "1.00", "panes": "2", "map": "BACTERIAL", "window": "128 255", "turn": "1 0 0 1"}
+    assert stage_state(visit.page) == reset
     return visit.page
 
 
@@ -114,14 +131,15 @@ def test_zoom_by_keys_buttons_wheel_and_right_drag(viewer: Page, visit: Visit) -
         viewer.locator(".stage").focus()
         viewer.locator(".stage").hover(position={"x": 50, "y": 50})
         viewer.mouse.wheel(0, -300)
-        viewer.wait_for_function("document.querySelector('.stage').dataset.zoom > 1.5")
+        expect(viewer.locator(".stage")).not_to_have_attribute("data-zoom", "1.00")
+        assert float(stage_state(viewer)["zoom"]) > 1.5
 
 
 def test_the_wheel_scrolls_the_page_unless_the_viewer_has_the_focus(viewer: Page) -> None:
     viewer.get_by_role("button", name=EN["adjust"], exact=True).focus()
     viewer.locator(".stage").hover(position={"x": 50, "y": 50})
     viewer.mouse.wheel(0, 200)
-    viewer.wait_for_function("scrollY > 0")
+    viewer.evaluate("new Promise((done) => scrollY ? done() : addEventListener('scroll', done, {once: true}))")
     assert stage_state(viewer)["zoom"] == "1.00"
 
 
@@ -168,6 +186,8 @@ def test_image_and_map_can_lie_under_one_divider(viewer: Page, visit: Visit) -> 
         drag(viewer, 120, 0, start=(0.5, 0.3))
         assert int(divider.get_attribute("aria-valuenow") or 0) > 55
         assert stage_state(viewer)["window"] == "128 255"
+        tool(viewer, "layout")
+        assert stage_state(viewer)["panes"] == "2"
 
 
 def test_full_screen_and_back_and_what_the_keys_do(viewer: Page) -> None:
@@ -175,6 +195,7 @@ def test_full_screen_and_back_and_what_the_keys_do(viewer: Page) -> None:
     keys.click()
     expect(keys).to_have_attribute("aria-expanded", "true")
     expect(viewer.locator("#viewer-help")).to_be_in_viewport(ratio=1)
+    keys.click()
     button = viewer.get_by_role("button", name=EN["tool_full"])
     viewer.keyboard.press("f")
     expect(button).to_have_attribute("aria-pressed", "true")
@@ -189,10 +210,12 @@ def test_keys_belong_to_the_viewer_alone(viewer: Page) -> None:
     viewer.keyboard.press("m")
     viewer.locator(".stage").focus()
     viewer.keyboard.press("Control+i")
-    adjust(viewer).get_by_label(EN["target"]).focus()
+    target = adjust(viewer).get_by_label(EN["target"])
+    target.focus()
     viewer.keyboard.press("v")  # chooses the class that begins with it
     state = stage_state(viewer)
     assert (state["map"], state["turn"], state["window"]) == ("VIRAL", "1 0 0 1", "128 255")
+    target.select_option("BACTERIAL")
 
 
 def test_no_label_lies_on_the_image(viewer: Page) -> None:
