@@ -410,7 +410,7 @@ def measured(trained: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny trained bundle with its metrics.json, figures and card."""
     bundle = tmp_path_factory.mktemp("measured") / "bundle"
     shutil.copytree(trained.out / "bundle", bundle)
-    evaluate.run(evaluate.Config(str(bundle), trained.data, resamples=20))
+    evaluate.run(evaluate.Config(str(bundle), trained.data, audit_images=4, resamples=20))
     return bundle
 
 

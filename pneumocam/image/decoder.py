@@ -129,6 +129,7 @@ def _picture(data: bytes, file_format: str, max_pixels: int) -> tuple[np.ndarray
 def _prepare(file_format: str) -> None:
     """Load the decoder: one that is missing is not the image's fault, so this comes before `READY`."""
     if file_format == "DICOM":
+        sys.modules["requests"] = None  # type: ignore[assignment] # pydicom would import it, for files it never gets
         import gdcm  # noqa: F401
         import pydicom.pixels.utils  # noqa: F401
     elif file_format == "HEIF":

@@ -57,7 +57,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 @pytest.fixture(scope="module")
 def images() -> list[Radiograph]:
-    return [load_radiograph(image) for image in EXAMPLES]
+    return [load_radiograph(image) for image in EXAMPLES[:10]]
 
 
 def held_up(

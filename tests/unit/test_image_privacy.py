@@ -130,7 +130,10 @@ INTACT = {
     "dicom": saved(dicom(greys(12), 12, WindowCenter=2000, WindowWidth=3000)),
     "dicom-rle": compressed(GREYS, uid.RLELossless),
     "dicom-jpeg": encapsulated(encode(GREYS, "JPEG"), uid.JPEGBaseline8Bit, GREYS),
+}
+IN_A_SUBPROCESS = {
     "dicom-j2k": encapsulated(encode(GREYS, "JPEG2000", no_jp2=True), uid.JPEG2000Lossless, GREYS),
+    "dicom-jpeg-ls": compressed(GREYS, uid.JPEGLSLossless, encoding_plugin="pyjpegls"),
 }
 
 
@@ -163,11 +166,9 @@ def test_damage_ends_in_an_image_or_a_typed_error(name: str, damage: tuple[float
     check_damaged(INTACT[name], *damage)
 
 
-JPEG_LS = compressed(GREYS, uid.JPEGLSLossless, encoding_plugin="pyjpegls")
-
-
 @pytest.mark.slow
-@settings(max_examples=3, deadline=None)
-@given(place=st.floats(0.1, 0.9), value=st.integers(0, 255))
-def test_damage_to_what_gdcm_decodes(place: float, value: int) -> None:
-    check_damaged(JPEG_LS, 1.0, [(place, value)])
+@pytest.mark.parametrize("name", IN_A_SUBPROCESS)
+@settings(max_examples=5, deadline=None)
+@given(damage=damage)
+def test_damage_to_what_a_subprocess_decodes(name: str, damage: tuple[float, list[tuple[float, int]]]) -> None:
+    check_damaged(IN_A_SUBPROCESS[name], *damage)
