@@ -37,6 +37,7 @@ DEEP = (  # colour type and Adam7 of a PNG, highest value, what else is in it
         (6, False, 16383, ""),
     ),
 )
+DEEP_BORDERS = ((0, False, 3000, "blurred collimator"), (0, True, 3000, "bright surround"))
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 SHRUNK = ((97, 61), (64, 64), (500, 400), (1231, 390), (192, 192), (64, 700))  # width, height
 GUARDS = 12
@@ -82,7 +83,10 @@ def values() -> dict[str, Any]:
         "guard": _guards(generator),
         "grey": _grey(generator),
         "files": _files(generator),
-        "deep": [_deep(generator, *kind) for kind in DEEP],
+        "deep": [
+            *(_deep(generator, *kind) for kind in DEEP),
+            *(_deep(np.random.default_rng(1), *kind) for kind in DEEP_BORDERS),
+        ],
         "prediction": [_prediction(generator, *crop) for crop in CROPS],
     }
 
@@ -209,6 +213,12 @@ def _deep(generator: np.random.Generator, colour_type: int, adam7: bool, high: i
         samples[20, 20] = 3300
     elif also == "border":
         samples[:, :9] = 65535
+    elif also == "blurred collimator":
+        samples[:, :13] = np.linspace(92000, 8000, 13).clip(0, 65535).reshape(1, 13, 1)
+    elif also == "bright surround":
+        inner = samples[17:53, 16:50].copy()
+        samples += 30000
+        samples[17:53, 16:50] = inner
     passes = ADAM7 if adam7 else ((0, 0, 1, 1),)
     data = b"".join(_filtered(samples[y::dy, x::dx]) for x, y, dx, dy in passes)
     header = struct.pack(">IIBBBBB", 66, 70, 16, colour_type, 0, 0, adam7)

@@ -7,8 +7,11 @@ const GAP = 8; // bins: an eighth of the range
 const SPARSE = 0.0005; // of the pixels: a bin with fewer counts as empty
 const FLAT = 0.001; // of the pixels: an area of one value counts as no more, however large it is
 const SINGLE = 0.0001; // of the pixels
-const FAR = 0.05; // of the range
+const FAR = 0.02; // of the range
 const FEWEST = 8; // values that tissue has at least
+const TAIL = 0.02; // of the middle's pixels
+const TOO_WIDE = 3; // widths of the middle's range
+const USUAL = 1.5;
 const BORDER = 0.1; // of the edge
 
 /**
@@ -23,9 +26,8 @@ export function toGreyLevels(deep) {
   const steps = [];
   if (coloured) steps.push("colour converted to grey");
   if (transparent) steps.push("transparency laid on black");
-  const counts = new Float64Array(65536);
-  for (const value of values) counts[value]++;
-  const { table, tissue, steps: scaled } = greyTable(counts);
+  const [counts, central] = counted(values, width, height);
+  const { table, tissue, steps: scaled } = greyTable(counts, central);
   const pixels = new Uint8Array(values.length);
   for (let i = 0; i < values.length; i++) pixels[i] = table[values[i]];
   const white = (/** @type {number} */ value) => value > tissue[1] && table[value] === 255;
@@ -57,12 +59,28 @@ function flattened(samples, channels, transparent) {
 }
 
 /**
+ * How many pixels have each value, in the image and in its middle, the half of its height and width.
+ * @param {Uint16Array} values
+ * @param {number} width
+ * @param {number} height
+ */
+function counted(values, width, height) {
+  const [counts, central] = [new Float64Array(65536), new Float64Array(65536)];
+  for (const value of values) counts[value]++;
+  const [left, top] = [width >> 2, height >> 2];
+  for (let y = top; y < height - top; y++)
+    for (let x = left; x < width - left; x++) central[values[y * width + x]]++;
+  return [counts, central];
+}
+
+/**
  * The grey level of each of an image's values.
  * @param {Float64Array} counts (65536,) how many pixels have each value
+ * @param {Float64Array} central (65536,) how many in the image's middle
  */
-function greyTable(counts) {
+function greyTable(counts, central) {
   const shown = Array.from(counts.keys()).filter((value) => counts[value]);
-  const tissue = tissueRange(shown, counts);
+  const tissue = tissueRange(shown, counts, central);
   const [low, high] = tissue;
   const [start, end, step] = scale(shown.filter((value) => value >= low && value <= high));
   const steps = [step];
@@ -91,28 +109,63 @@ function scale(values) {
 }
 
 /**
- * Lowest and highest value of the picture proper: cut at empty gaps until there is none, then without single pixels.
+ * Lowest and highest value of the picture proper: cut at empty gaps, and where it is far wider than the range of the
+ * image's middle, until nothing is cut; then without single pixels.
  * @param {number[]} shown the values that occur, increasing
  * @param {Float64Array} counts of each value
+ * @param {Float64Array} central of each value in the image's middle
  * @returns {[number, number]}
  */
-function tissueRange(shown, counts) {
-  const most = sum(shown.map((value) => counts[value])) * FLAT;
+function tissueRange(shown, counts, central) {
+  const [weights, inside] = [counts, central].map((numbers) => {
+    const most = sum([...numbers]) * FLAT;
+    return numbers.map((number) => Math.min(number, most));
+  });
   let values = shown;
   while (values[values.length - 1] > values[0]) {
     const [low, high] = [values[0], values[values.length - 1]];
     const bin = (/** @type {number} */ value) =>
       Math.min(Math.trunc(((value - low) / (high - low)) * BINS), BINS - 1);
-    const mass = new Float64Array(BINS);
-    for (const value of values) mass[bin(value)] += Math.min(counts[value], most);
-    const [from, to] = heaviest(mass);
+    const [mass, middle] = [new Float64Array(BINS), new Float64Array(BINS)];
+    for (const value of values) {
+      mass[bin(value)] += weights[value];
+      middle[bin(value)] += inside[value];
+    }
+    const [from, to] = tissuePart(mass, middle);
     const first = from >= GAP ? from - GAP / 4 : 0;
     const last = to < BINS - GAP ? to + GAP / 4 : BINS;
-    const kept = values.filter((value) => bin(value) >= first && bin(value) <= last);
+    let kept = values.filter((value) => bin(value) >= first && bin(value) <= last);
+    if (kept.length === values.length) kept = nearMiddle(values, inside);
     if (kept.length === values.length || kept.length < FEWEST) break;
     values = kept;
   }
   return withoutSingle(values, counts);
+}
+
+/**
+ * The values that are no farther than usual from those in the image's middle.
+ * @param {number[]} values increasing
+ * @param {Float64Array} inside how often each is in the middle
+ */
+function nearMiddle(values, inside) {
+  const [low, high] = [quantile(values, inside, TAIL), quantile(values, inside, 1 - TAIL)];
+  const width = high - low;
+  const from = low - values[0] > TOO_WIDE * width ? low - USUAL * width : values[0];
+  const most = values[values.length - 1];
+  const to = most - high > TOO_WIDE * width ? high + USUAL * width : most;
+  return values.filter((value) => value >= from && value <= to);
+}
+
+/**
+ * The first value up to which there is at least that share of all.
+ * @param {number[]} values increasing
+ * @param {Float64Array} counts of each value
+ * @param {number} share
+ */
+function quantile(values, counts, share) {
+  const wanted = share * sum(values.map((value) => counts[value]));
+  let below = 0;
+  return values.find((value) => (below += counts[value]) >= wanted) ?? values[values.length - 1];
 }
 
 /**
@@ -122,23 +175,19 @@ function tissueRange(shown, counts) {
  * @returns {[number, number]}
  */
 function withoutSingle(values, counts) {
-  const total = sum(values.map((value) => counts[value]));
   const [least, most] = [values[0], values[values.length - 1]];
-  const quantile = (/** @type {number} */ share) => {
-    let below = 0;
-    return values.find((value) => (below += counts[value]) >= share * total) ?? most;
-  };
-  const [low, high] = [quantile(SINGLE), quantile(1 - SINGLE)];
+  const [low, high] = [quantile(values, counts, SINGLE), quantile(values, counts, 1 - SINGLE)];
   const far = FAR * (most - least);
   return [low - least > far ? low : least, most - high > far ? high : most];
 }
 
 /**
- * First and last bin of the part with most mass; parts are separated by gaps.
- * @param {Float64Array} mass
+ * First and last bin of the part with most pixels in the image's middle; parts are separated by gaps.
+ * @param {Float64Array} mass of each bin
+ * @param {Float64Array} middle of each bin, in the image's middle
  * @returns {[number, number]}
  */
-function heaviest(mass) {
+function tissuePart(mass, middle) {
   const least = SPARSE * sum([...mass]);
   /** @type {number[][]} */
   const parts = [];
@@ -148,8 +197,11 @@ function heaviest(mass) {
     if (part && bin - part[part.length - 1] <= GAP) part.push(bin);
     else parts.push([bin]);
   }
-  const weights = parts.map((part) => sum(part.map((bin) => mass[bin])));
-  const best = parts[weights.indexOf(Math.max(...weights))];
+  const weight = (/** @type {number[]} */ part, /** @type {Float64Array} */ of) => sum(part.map((bin) => of[bin]));
+  const best = parts.reduce((best, part) => {
+    const more = weight(part, middle) - weight(best, middle) || weight(part, mass) - weight(best, mass);
+    return more > 0 ? part : best;
+  });
   return [best[0], best[best.length - 1]];
 }
 
