@@ -79,7 +79,8 @@ def _fill_in(dataset: "FileDataset") -> list[str]:
             setattr(dataset, keyword, value)
             steps.append(f"{keyword} is missing, read as {value}")
 
-    coloured = str(dataset.get("PhotometricInterpretation") or "").strip().upper().startswith(("RGB", "YBR"))
+    space = str(dataset.get("PhotometricInterpretation") or "").strip().upper()
+    coloured = space.startswith(("RGB", "YBR")) or (not space and "PlanarConfiguration" in dataset)
     fill_in("SamplesPerPixel", 3 if coloured else 1)
     fill_in("PhotometricInterpretation", "RGB" if dataset.SamplesPerPixel == 3 else "MONOCHROME2")
     fill_in("PixelRepresentation", 0)
