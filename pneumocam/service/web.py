@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import hashlib
 import mimetypes
+import os
 import re
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -157,5 +158,7 @@ def _web_files() -> dict[str, Static]:
             data = MODULE.sub(rb"\g<0>?v=" + version.encode(), data)
         if name == "index.html":
             data = LINK.sub(rb"\1web/\2?v=" + version.encode(), data)
+            if host := os.environ.get("SPACE_HOST"):  # programs that show the card want its whole address
+                data = data.replace(b'content="web/', f'content="https://{host}/web/'.encode())
         result["/" if name == "index.html" else f"/web/{name}"] = Static(data, kind, version)
     return result
