@@ -1,7 +1,5 @@
 """What test files share: the running app, tiny bundles, Hubs on loopback, made-up Kaggle folders, real images."""
 
-import hashlib
-import json
 import os
 import shutil
 import socket
@@ -10,11 +8,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import huggingface_hub
 import numpy as np
@@ -28,7 +24,7 @@ import pneumocam.hub
 from pneumocam import Classifier
 from pneumocam.export import export_onnx
 from publish.model import stage
-from tests import hub as tests_hub
+from tests.hub import Hub, serve
 from train import evaluate
 from train.fit import Config, fit
 from train.record import save_bundle
@@ -193,97 +189,6 @@ def make_bundle(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-Answer = tuple[int, dict[str, str], bytes]  # status, headers, body
-
-
-@dataclass
-class Hub:
-    """The Hub's read API: what `GET /api/models/...` and `HEAD`, `GET /{repo}/resolve/...` answer there."""
-
-    repos: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)  # repo -> commit -> file -> content
-    refs: dict[str, str] = field(default_factory=dict)  # branch or tag -> commit
-    requests: list[str] = field(default_factory=list)
-    released: threading.Event = field(default_factory=threading.Event)  # while unset, what `hangs` says is not answered
-    hangs: str = ""  # part of a request's line
-    faults: dict[str, Callable[[str], Answer]] = field(default_factory=dict)  # part of a path -> answer in its place
-    cut: int = 0  # bytes of a file that are announced and never sent
-    server: ThreadingHTTPServer | None = None
-
-    @property
-    def url(self) -> str:
-        assert self.server
-        return f"http://127.0.0.1:{self.server.server_port}"
-
-    def add(self, repo: str, folder: Path, *refs: str) -> str:
-        """Commit a folder; returns the commit."""
-        files = {path.name: path.read_bytes() for path in folder.iterdir()}
-        commit = hashlib.sha1(b"".join(files.values())).hexdigest()
-        self.repos.setdefault(repo, {})[commit] = files
-        self.refs.update(dict.fromkeys(refs, commit))
-        return commit
-
-    def hang(self, line: str = "") -> None:
-        self.hangs = line
-        self.released.clear()
-
-    def fail(self, path: str, status: int) -> None:
-        codes = {404: {"X-Error-Code": "RevisionNotFound"}}
-        self.faults[path] = lambda _path: (status, codes.get(status, {}), b"")
-
-    def garble(self, name: str) -> None:
-        """Send zeros instead of a file's content, under its own size and hash."""
-
-        def answer(path: str) -> Answer:
-            status, headers, body = self._right_answer(path)
-            return status, headers, bytes(len(body))
-
-        self.faults[name] = answer
-
-    def cut_short(self) -> None:
-        self.cut = 1000
-
-    def heal(self) -> None:
-        """End all trouble, and let the downloads that it has held up come to their end."""
-        self.faults.clear()
-        self.cut = 0
-        self.released.set()
-        for thread in threading.enumerate():
-            if thread.name == "pneumocam-download":
-                thread.join(60)
-
-    def stop(self) -> None:
-        assert self.server
-        self.heal()
-        self.server.shutdown()
-        huggingface_hub.close_session()
-        self.server.server_close()
-
-    def answer(self, path: str) -> Answer:
-        return next((fault for part, fault in self.faults.items() if part in path), self._right_answer)(path)
-
-    def _right_answer(self, path: str) -> Answer:
-        api = path.startswith("/api/models/")
-        owner, name, *rest = path.removeprefix("/api/models/").strip("/").split("/")
-        commits = self.repos.get(f"{owner}/{name}")
-        if commits is None:
-            return 404, {"X-Error-Code": "RepoNotFound"}, b""
-        revision = unquote(rest[1]) if rest else "main"
-        commit = self.refs.get(revision, revision)
-        if commit not in commits:
-            return 404, {"X-Error-Code": "RevisionNotFound"}, b""
-        files = commits[commit]
-        if api:
-            siblings = [{"rfilename": file} for file in files]
-            facts = {"id": f"{owner}/{name}", "sha": commit, "siblings": siblings, "private": False, "tags": []}
-            return 200, {"Content-Type": "application/json"}, json.dumps(facts).encode()
-        body = files.get(rest[2])
-        if body is None:
-            return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit}, b""
-        # As on the Hub, where weights lie in LFS.
-        digest = hashlib.sha256(body) if rest[2].endswith(".safetensors") else hashlib.sha1(body)
-        return 200, {"ETag": f'"{digest.hexdigest()}"', "X-Repo-Commit": commit}, body
-
-
 def use_hub(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the Hub's client know this one alone, and nothing of it yet."""
     constants = huggingface_hub.constants
@@ -298,56 +203,18 @@ def use_hub(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """An empty Hub on loopback and a client that knows no other, with an empty cache."""
-    hub = Hub()
-    hub.released.set()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            line = f"{self.command} {self.path}"
-            hub.requests.append(line)
-            if hub.hangs in line:
-                hub.released.wait()
-            status, headers, body = hub.answer(self.path.partition("?")[0])
-            self.send_response(status)
-            for key, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(key, value)
-            self.end_headers()
-            if self.command == "GET" and "/resolve/" in self.path:
-                self.wfile.write(body[: len(body) - hub.cut])
-                self.close_connection = hub.cut > 0
-            elif self.command == "GET":
-                self.wfile.write(body)
-
-        do_HEAD = do_GET  # noqa: N815
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing."""
-
-        def handle(self) -> None:
-            try:
-                super().handle()
-            except ConnectionError:  # the client gave up
-                self.close_connection = True
-
-    hub.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=hub.server.serve_forever, kwargs={"poll_interval": 0.01}).start()
-    use_hub(hub.url, tmp_path, monkeypatch)
-    monkeypatch.setattr(pneumocam.hub, "HUB_TIMEOUT", 5.0)
-    yield hub
-    hub.stop()
+    with serve() as hub:
+        use_hub(hub.url, tmp_path, monkeypatch)
+        monkeypatch.setattr(pneumocam.hub, "HUB_TIMEOUT", 5.0)
+        yield hub
 
 
 @pytest.fixture
-def writable_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tests_hub.Hub]:
-    """An empty Hub to publish on, and a client that knows no other, with an empty cache and a token that can write."""
-    with tests_hub.serve() as hub:
-        use_hub(hub.url, tmp_path, monkeypatch)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setenv("HF_TOKEN", "hf_writer")
-        yield hub
-        huggingface_hub.close_session()
+def writable_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """The same, and a token that can write."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", "hf_writer")
+    return hub
 
 
 def write_kaggle_folder(

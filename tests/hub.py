@@ -1,9 +1,10 @@
-"""A Hugging Face Hub on loopback, in memory: as much of its API as publishing models and Spaces takes.
+"""A Hugging Face Hub on loopback, in memory: as much of its API as models and Spaces take, and failures on demand.
 
 A Space is run as it is on the Hub: what was committed is written out, and `python app.py` started there with the
 Space's variables.
 """
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -18,10 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Literal
+from urllib.parse import unquote
 
+import huggingface_hub
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LARGE = (".safetensors", ".onnx", ".png")
 TOKENS = {"hf_writer": "write", "hf_reader": "read"}  # both of the user `lung`
@@ -104,6 +108,7 @@ class Repository:
         return self.main
 
     def resolve(self, revision: str) -> str:
+        revision = unquote(revision)
         return {"main": self.main, **self.tags}.get(revision, revision)
 
 
@@ -115,10 +120,49 @@ class Hub:
     home: Path | None = None  # a folder: Spaces are run there, and the last stage is that of their process
     paid: bool = True  # the account; on one that is not, Spaces are on ZeroGPU or not at all
     large: Files = field(default_factory=dict)  # by SHA-256
-    broken: str = ""  # requests with this in their path are answered 500
-    spoilt: str = ""  # of this file, what is downloaded has another last byte
     elsewhere: str = ""  # the origin to which a static Space's large files are redirected
-    requests: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)  # method and path
+    failures: dict[str, Response] = field(default_factory=dict)  # part of a path -> what is answered
+    garbled: str = ""  # a file: zeros are sent in place of its content
+    cut: int = 0  # bytes of a file that are announced and never sent
+    hangs: str = ""  # part of a request's method and path: it waits until `released`
+    released: threading.Event = field(default_factory=threading.Event)
+    server: uvicorn.Server | None = None
+    thread: threading.Thread | None = None
+
+    def add(self, name: str, folder: Path, *revisions: str) -> str:
+        """Commit a folder, to be found under these names; returns the commit."""
+        repository = self.repositories.setdefault(name, Repository(private=False))
+        before = repository.main
+        commit = repository.commit({path.name: path.read_bytes() for path in folder.iterdir()})
+        repository.tags |= {revision: commit for revision in revisions if revision != "main"}
+        repository.main = commit if "main" in revisions else before
+        return commit
+
+    def hang(self, request: str = "") -> None:
+        self.hangs = request
+        self.released.clear()
+
+    def fail(self, path: str, status: int = 500) -> None:
+        headers = {"X-Error-Code": "RevisionNotFound"} if status == 404 else {}
+        self.failures = {path: Response(b"", status, headers)}
+
+    def heal(self) -> None:
+        """End all failures, and wait for the downloads that were held up."""
+        self.failures, self.garbled, self.cut = {}, "", 0
+        self.released.set()
+        for thread in threading.enumerate():
+            if thread.name == "pneumocam-download":
+                thread.join(60)
+
+    def close(self) -> None:
+        """Answer no more."""
+        assert self.server
+        assert self.thread
+        self.heal()
+        huggingface_hub.close_session()
+        self.server.should_exit = True
+        self.thread.join()
 
     def build(self, space: Repository) -> None:
         """Bring a Space to run what it holds, as the Hub does after a commit, a new variable and a restart."""
@@ -137,23 +181,40 @@ class Hub:
             space.process = None
 
 
+class Failing:
+    """The Hub's API, recorded, with the failures that are asked for."""
+
+    def __init__(self, app: ASGIApp, hub: Hub) -> None:
+        self.app, self.hub = app, hub
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        hub, path = self.hub, scope["raw_path"].decode()
+        line = f"{scope['method']} {path}"
+        hub.requests.append(line)
+        if hub.hangs in line:
+            await asyncio.to_thread(hub.released.wait)
+        failure = next((answer for part, answer in hub.failures.items() if part in path), None)
+
+        async def changed(message: Message) -> None:
+            body = message.get("body", b"")
+            if hub.garbled and path.endswith(hub.garbled):
+                body = bytes(len(body))
+            if hub.cut and "/resolve/" in path and scope["method"] == "GET":
+                body = body[: -hub.cut]
+            await send({**message, "body": body} if message["type"] == "http.response.body" else message)
+
+        # A revision may have slashes, which only the raw path tells from those between parts.
+        await (failure or self.app)({**scope, "path": path}, receive, changed)
+
+
 class RefusalError(Exception):
-    def __init__(self, status: int, code: str = "", message: str = "") -> None:
-        self.response = JSONResponse(
-            {"error": message}, status, headers={"X-Error-Code": code, "X-Error-Message": message}
-        )
+    def __init__(self, status: int, code: str = "", message: str = "", commit: str = "") -> None:
+        headers = {"X-Error-Code": code, "X-Error-Message": message} | ({"X-Repo-Commit": commit} if commit else {})
+        self.response = JSONResponse({"error": message}, status, headers)
 
 
 def application(hub: Hub) -> FastAPI:
     app = FastAPI()
-
-    @app.middleware("http")
-    async def record(request: Request, call_next: Any) -> Response:
-        hub.requests.append(f"{request.method} {request.url.path}")
-        if hub.broken and hub.broken in request.url.path:
-            return Response("out of order", 500)
-        response: Response = await call_next(request)
-        return response
 
     @app.exception_handler(RefusalError)
     async def refuse(_: Request, refusal: RefusalError) -> Response:
@@ -336,12 +397,11 @@ def application(hub: Hub) -> FastAPI:
     def download(request: Request, owner: str, name: str, revision: str, path: str) -> Response:
         found = repository(request, owner, name)
         commit = commit_of(found, revision)
+        path = unquote(path)
         body = found.commits[commit].get(path)
         if body is None:
-            raise RefusalError(404, "EntryNotFound")
+            raise RefusalError(404, "EntryNotFound", commit=commit)
         headers = {"ETag": f'"{object_id(path, body)}"', "X-Repo-Commit": commit}
-        if path == hub.spoilt:
-            body = body[:-1] + bytes([body[-1] ^ 1])
         return Response(body, headers=headers, media_type="application/octet-stream")
 
     return app
@@ -365,14 +425,15 @@ def serve() -> Iterator[Hub]:
     """An empty Hub that answers until the block ends."""
     listener = socket.create_server(("127.0.0.1", 0))  # requests wait in its queue until the server has started
     hub = Hub(url=f"http://127.0.0.1:{listener.getsockname()[1]}")
-    server = uvicorn.Server(uvicorn.Config(application(hub), log_level="error", ws="none", lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
+    hub.released.set()
+    app = Failing(application(hub), hub)
+    hub.server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none", lifespan="off"))
+    hub.thread = threading.Thread(target=hub.server.run, kwargs={"sockets": [listener]})
+    hub.thread.start()
     try:
         yield hub
     finally:
         for repository in hub.repositories.values():
             hub.stop(repository)
-        server.should_exit = True
-        thread.join()
+        hub.close()
         listener.close()

@@ -324,11 +324,11 @@ def test_a_failure_half_way_leaves_no_tag_and_the_same_again_goes_on(
     folder: Path, hub: Hub, broken: str, message: str
 ) -> None:
     api = sign_in(REPO)
-    hub.broken = broken
+    hub.fail(broken)
     with pytest.raises(PublishError, match=f"(?s){message}"):
         publish(api, folder, REPO, tag="v1.0")
     assert all(not repository.tags for repository in hub.repositories.values())
-    hub.broken = ""
+    hub.heal()
     commit = publish(api, folder, REPO, tag="v1.0")
     assert hub.repositories[REPO].tags == {"v1.0": commit}
     assert len(hub.repositories[REPO].commits) == 2
@@ -337,11 +337,11 @@ def test_a_failure_half_way_leaves_no_tag_and_the_same_again_goes_on(
 @pytest.mark.parametrize("file", ["model.safetensors", "SHA256SUMS"])
 def test_a_download_that_is_not_what_was_uploaded_gets_no_tag(folder: Path, hub: Hub, file: str) -> None:
     api = sign_in(REPO)
-    hub.spoilt = file
+    hub.garbled = file
     with pytest.raises(PublishError, match=f"{file} of {REPO} at .* differ from the uploaded files. Nothing was t"):
         publish(api, folder, REPO, tag="v1.0")
     assert hub.repositories[REPO].tags == {}
-    hub.spoilt = ""
+    hub.heal()
     commit = publish(api, folder, REPO, tag="v1.0")
     assert hub.repositories[REPO].tags == {"v1.0": commit}
 

@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from pneumocam import Classifier, predict
-from tests.conftest import EXAMPLES, ROOT, Hub, running_app
+from tests.conftest import EXAMPLES, ROOT, running_app
+from tests.hub import Hub
 
 IMAGE = EXAMPLES[0].read_bytes()
 
@@ -37,7 +38,9 @@ def test_a_model_of_the_hub_is_downloaded_in_view_and_answers(
     with running_app(tmp_path, **hub_settings) as app:
         answer = httpx.post(f"{app.url}/api/predict", content=IMAGE, timeout=60).json()
         facts = httpx.get(f"{app.url}/page/info").json()
-    assert answer["model"] == facts["model"] == {"id": "lung/image", "revision": hub.refs["v1"]}
+    assert (
+        answer["model"] == facts["model"] == {"id": "lung/image", "revision": hub.repositories["lung/image"].tags["v1"]}
+    )
     assert facts["notice"] is None
     log = app.log.read_text()
     assert "model.safetensors: 100%" in log

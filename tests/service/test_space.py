@@ -197,7 +197,7 @@ def test_waiting_has_an_end(hub: Hub, folder: Path) -> None:
     ],
 )
 def test_a_failure_of_the_hub_is_said(hub: Hub, folder: Path, broken: str, message: str) -> None:
-    hub.broken = broken
+    hub.fail(broken)
     with pytest.raises(PublishError, match=f"(?s){message}"):
         bring(folder)
 

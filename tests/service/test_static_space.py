@@ -85,7 +85,7 @@ def test_a_space_of_something_else_is_left_alone(hub: Hub, folder: Path) -> None
 
 def test_a_failure_of_the_hub_is_told(hub: Hub, folder: Path) -> None:
     for broken, message in (("/commit/", f"Updating {SPACE} failed"), ("/static/", "has not served the upload")):
-        hub.broken = broken
+        hub.fail(broken)
         with pytest.raises(PublishError, match=message):
             bring(folder, timeout=0)
 

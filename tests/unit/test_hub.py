@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from starlette.responses import HTMLResponse
 
 import pneumocam.hub
 from pneumocam import BundleError, Classifier, load_or_fall_back
-from tests.conftest import EXAMPLES, Hub
+from tests.conftest import EXAMPLES
+from tests.hub import Hub
 from tests.unit.test_bundle import TINY, MakeBundle, Trap, edit, edit_weights, logits, timm_logits
 
 
@@ -29,7 +31,7 @@ def model_hub(hub: Hub, make_bundle: MakeBundle) -> Hub:
 
 @pytest.mark.parametrize("revision", ["", "@", "@main", "@v1", "@refs/pr/1", "@sha"])
 def test_a_revision_of_a_hub_repository(model_hub: Hub, revision: str) -> None:
-    old, new = model_hub.repos["lung/xray"]
+    old, new = model_hub.repositories["lung/xray"].commits
     newest = revision in ("", "@", "@main")
     source = f"hf-hub:lung/xray{revision.replace('sha', old)}"
     classifier = Classifier.from_pretrained(source)
@@ -38,7 +40,7 @@ def test_a_revision_of_a_hub_repository(model_hub: Hub, revision: str) -> None:
     assert classifier.temperature == (2 if newest else 1)
     assert classifier.metrics == ({"n": 3} if newest else None)
 
-    model_hub.stop()
+    model_hub.close()
     again = Classifier.from_pretrained(source)
     assert (again.id, again.revision, again.metrics) == (classifier.id, classifier.revision, classifier.metrics)
     torch.testing.assert_close(logits(again, EXAMPLES[0]), logits(classifier, EXAMPLES[0]), rtol=0, atol=0)
@@ -59,11 +61,11 @@ def test_weights_are_downloaded_once(model_hub: Hub) -> None:
 
 
 def test_a_branch_that_moves_is_followed_and_a_tag_stays(model_hub: Hub) -> None:
-    old, new = model_hub.repos["lung/xray"]
+    old, new = model_hub.repositories["lung/xray"].commits
     assert Classifier.from_pretrained("hf-hub:lung/xray@main").revision == new
-    model_hub.refs["main"] = old
+    model_hub.repositories["lung/xray"].main = old
     assert Classifier.from_pretrained("hf-hub:lung/xray@main").revision == old
-    model_hub.stop()
+    model_hub.close()
     assert Classifier.from_pretrained("hf-hub:lung/xray@main").revision == old
     assert Classifier.from_pretrained(f"hf-hub:lung/xray@{new}").revision == new
 
@@ -105,8 +107,7 @@ def test_a_repository_that_is_no_bundle_is_said(hub: Hub, make_bundle: MakeBundl
 
 
 def test_a_hub_that_answers_something_else_is_said(model_hub: Hub) -> None:
-    portal = 200, {"Content-Type": "text/html"}, b"<html>Please log in to this network.</html>"
-    model_hub.faults[""] = lambda _path: portal
+    model_hub.failures[""] = HTMLResponse("<html>Please log in to this network.</html>")
     with pytest.raises(BundleError, match=REMEDY):
         Classifier.from_pretrained("hf-hub:lung/xray")
 
@@ -117,7 +118,7 @@ def test_without_a_hub_or_a_cache_the_end_comes_soon(
     model_hub: Hub, monkeypatch: pytest.MonkeyPatch, trouble: str, revision: str
 ) -> None:
     monkeypatch.setattr(pneumocam.hub, "HUB_TIMEOUT", 0.3)
-    model_hub.stop() if trouble == "down" else model_hub.released.clear()
+    model_hub.close() if trouble == "down" else model_hub.released.clear()
     start = time.monotonic()
     with pytest.raises(BundleError, match=rf"lung/xray@{revision} could not be downloaded .*{REMEDY}"):
         Classifier.from_pretrained(f"hf-hub:lung/xray@{revision}")
@@ -138,14 +139,14 @@ def test_the_timeout_in_use_is_short() -> None:
 # A start that has to succeed
 
 TROUBLES: dict[str, tuple[Callable[[Hub], object], str]] = {
-    "down": (Hub.stop, r"could not be downloaded .*\(ConnectError\)"),
+    "down": (Hub.close, r"could not be downloaded .*\(ConnectError\)"),
     "API hangs": (lambda hub: hub.hang("/api/"), "did not come within 1 s"),
     "file hangs": (lambda hub: hub.hang("GET /lung/xray/resolve"), "did not come within 1 s"),
     "API at its rate limit": (lambda hub: hub.fail("/api/", 429), r"could not be downloaded .*\(HTTP 429\)"),
     "files at their rate limit": (lambda hub: hub.fail("/resolve/", 429), "did not come within 1 s"),
     "revision gone": (lambda hub: hub.fail("", 404), r"could not be downloaded .*\(HTTP 404\)"),
-    "file cut short": (Hub.cut_short, "did not come within 1 s"),
-    "file garbled": (lambda hub: hub.garble("model.safetensors"), "model.safetensors of .* is damaged"),
+    "file cut short": (lambda hub: setattr(hub, "cut", 1000), "did not come within 1 s"),
+    "file garbled": (lambda hub: setattr(hub, "garbled", "model.safetensors"), "model.safetensors of .* is damaged"),
 }
 
 
@@ -161,11 +162,11 @@ def test_a_start_is_bounded_whatever_the_hub_does(
     trouble: str,
     cached: bool,
 ) -> None:
-    old, new = model_hub.repos["lung/xray"]
+    old, new = model_hub.repositories["lung/xray"].commits
     if cached:
-        model_hub.refs["main"] = old
+        model_hub.repositories["lung/xray"].main = old
         Classifier.from_pretrained("hf-hub:lung/xray@main")
-        model_hub.refs["main"] = new
+        model_hub.repositories["lung/xray"].main = new
     make_trouble, reason = TROUBLES[trouble]
     make_trouble(model_hub)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
@@ -188,7 +189,7 @@ def test_a_start_is_bounded_whatever_the_hub_does(
 
 
 def test_a_start_takes_the_model_that_was_asked_for(model_hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
-    old, _ = model_hub.repos["lung/xray"]
+    old, _ = model_hub.repositories["lung/xray"].commits
     loaded = load_or_fall_back("hf-hub:lung/xray@v1")
     assert (loaded.classifier.id, loaded.classifier.revision, loaded.notice) == ("lung/xray", old, None)
     assert load_or_fall_back().classifier.id == "bundled"
@@ -208,11 +209,11 @@ def test_what_comes_too_late_serves_the_next_start(model_hub: Hub) -> None:
 
 
 def test_an_update_that_breaks_off_leaves_the_older_commit_in_place(model_hub: Hub) -> None:
-    old, new = model_hub.repos["lung/xray"]
-    model_hub.refs["main"] = old
+    old, new = model_hub.repositories["lung/xray"].commits
+    model_hub.repositories["lung/xray"].main = old
     Classifier.from_pretrained("hf-hub:lung/xray")
-    model_hub.refs["main"] = new
-    model_hub.garble("model.safetensors")
+    model_hub.repositories["lung/xray"].main = new
+    model_hub.garbled = "model.safetensors"
     for _ in range(2):
         assert load_or_fall_back("hf-hub:lung/xray").classifier.revision == old
     model_hub.heal()
@@ -231,7 +232,7 @@ def test_weights_that_are_damaged_in_the_cache_are_fetched_anew(model_hub: Hub, 
     damage()
     assert load_or_fall_back(source).notice is None
     damage()
-    model_hub.stop()
+    model_hub.close()
     assert load_or_fall_back(source).classifier.id == "bundled"
 
 
