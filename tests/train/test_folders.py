@@ -25,14 +25,17 @@ from train.data.folders import parse_labels, scan_folder
         ("No Finding/00001299_003.jpg", "NORMAL", "00001299"),
         ("Bacterial/anything.dcm", "BACTERIAL", "bacterial/anything"),
         ("VIRUS/Patient7/study1/some image.tif", "VIRAL", "patient7"),
-        ("NORMAL/images/some image.tif", "NORMAL", "normal/some image"),
+        ("NORMAL/images/some image.tif", "NORMAL", "normal/images/some image"),
         ("PNEUMONIA/antivirus.webp", "PNEUMONIA", "pneumonia/antivirus"),
         ("opacity/person7_bacteria_1.jpeg", "BACTERIAL", "person7"),
         ("Lung_Opacity/a.png", "PNEUMONIA", "pneumonia/a"),
-        ("Viral Pneumonia/images/a.png", "VIRAL", "viral/a"),
+        ("Viral Pneumonia/images/a.png", "VIRAL", "viral/images/a"),
         ("Bacterial-Pneumonia/a.png", "BACTERIAL", "bacterial/a"),
         ("pneumonia_bacterial/a.png", "BACTERIAL", "bacterial/a"),
         ("No_Finding/a.png", "NORMAL", "normal/a"),
+        ("NoPneumonia/a.dicom", "NORMAL", "normal/a"),
+        ("ViralPneumonia/a.jp2", "VIRAL", "viral/a"),
+        ("Lung Opacities/a.avif", "PNEUMONIA", "pneumonia/a"),
     ],
 )
 @pytest.mark.parametrize(
@@ -40,12 +43,15 @@ from train.data.folders import parse_labels, scan_folder
     [
         *(("", ""), ("train", "train"), ("val", "val"), ("test", "test")),
         *(("valid", "val"), ("Validation", "val"), ("Val", "val"), ("Test", "test"), ("TRAINING", "train")),
+        *(("Validation Set", "val"), ("train_images", "train"), ("TestSet", "test")),
     ],
 )
 def test_label_patient_and_split_are_read_from_folder_and_name(
     tmp_path: Path, folder: str, split: str, name: str, label: str, patient: str
 ) -> None:
     (found,) = labelled_folder(sources(write(tmp_path, f"{folder}/{name}" if folder else name))).images
+    if "/" in patient and split:  # no patient is known, so the image stands for itself
+        patient = f"{split}/{patient}"
     assert (found.label, found.patient, found.folder, found.split) == (label, patient, split, split)
     assert found.path == (f"{folder}/{name}" if folder else name)
 
@@ -75,9 +81,10 @@ def test_masks_beside_images_are_no_images(tmp_path: Path) -> None:
     names = [
         f"{c}/{kind}/{c}-{i}.png"
         for c in ("Normal", "Viral Pneumonia")
-        for kind in ("images", "masks")
+        for kind in ("images", "masks", "LungMasks", "manual mask/left")
         for i in range(3)
     ]
+    names += ["Normal/images/Normal-0_mask.png", "Normal/images/Normal-1 mask.png"]
     manifest = labelled_folder(sources(write(tmp_path, *names)))
     assert len(manifest.images) == len({image.key for image in manifest.images}) == 6
     assert all("/images/" in image.path for image in manifest.images)
@@ -97,6 +104,29 @@ def test_a_folder_a_patient_keeps_every_image_and_every_patient(tmp_path: Path) 
         members = [image for image in manifest.images if image.group == group]
         assert len(members) == 4
         assert len({(image.patient, image.split) for image in members}) == 1
+
+
+def test_split_folders_may_stand_in_class_folders(tmp_path: Path) -> None:
+    names = [f"{c}/{split}/{i}.png" for c in ("NORMAL", "PNEUMONIA") for split in ("train", "Test") for i in range(2)]
+    images = labelled_folder(sources(write(tmp_path, *names))).images
+    assert len({image.key for image in images}) == len({image.patient for image in images}) == 8
+    assert {(image.path.split("/")[1], image.split) for image in images} == {("Test", "test"), ("train", "train")}
+
+
+def test_a_name_that_each_patients_folder_has_tells_no_patient(tmp_path: Path) -> None:
+    write(tmp_path, *(f"NORMAL/P{p}/IM-0001-000{i}.dcm" for p in range(3) for i in range(2)))
+    images = labelled_folder(sources(tmp_path)).images
+    assert [image.patient for image in images] == ["p0", "p0", "p1", "p1", "p2", "p2"]
+
+
+def test_links_are_followed_once_and_broken_ones_are_told(tmp_path: Path) -> None:
+    write(tmp_path, "NORMAL/P0/a.png", "pool/P1/b.png")
+    (tmp_path / "NORMAL/P1").symlink_to(tmp_path / "pool/P1")
+    (tmp_path / "NORMAL/again").symlink_to(tmp_path / "NORMAL")
+    (tmp_path / "NORMAL/gone.png").symlink_to(tmp_path / "nowhere.png")
+    manifest = labelled_folder(sources(tmp_path))
+    assert [image.path for image in manifest.images] == ["NORMAL/P0/a.png", "NORMAL/P1/b.png"]
+    assert [line for line in manifest.left_out if "NORMAL: links to files that do not exist" in line]
 
 
 def test_the_same_name_in_two_classes_is_two_images(tmp_path: Path) -> None:

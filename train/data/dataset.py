@@ -19,6 +19,7 @@ from train.data.folders import DataError
 from train.data.manifest import LabelledImage
 from train.data.surroundings import Mask, burned_in
 
+LARGEST = 500_000_000  # bytes of an image: the limit of a server is not needed here
 LONGER_SIDE = 320  # px, to which images are shrunk when they are kept in memory
 TEXT_SHARE = (0.2, 0.4)  # of the images drawn of each class, those with text: the source's own share within these
 
@@ -178,7 +179,7 @@ def _pictures(
 
 def _load(path: Path) -> Radiograph:
     try:
-        return load_radiograph(path)
+        return load_radiograph(path, max_bytes=LARGEST)
     except RadiographError as error:
         raise DataError(f"{path} cannot be trained on; remove it or mend it: {error}") from error
 

@@ -1,11 +1,14 @@
 """Which files of a folder are images of which class, and which are left out, and why.
 
 A folder has class folders (`NORMAL`, `PNEUMONIA`, `Viral Pneumonia`, ...), or split folders (`train`, `valid`, ...)
-with class folders in them. Case, spaces, hyphens and underscores in these names make no difference.
+with class folders in them, or class folders with split folders in them. Case, spaces, hyphens and underscores in these
+names make no difference, and `ViralPneumonia` is read as `Viral Pneumonia`. Links are followed.
 """
 
+import glob
+import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,17 +22,28 @@ SPLITS = {
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
+SPLIT_ENDING = re.compile(r" (set|data|images|split)$|(?<=[nt])(set|data)$")  # as in "Training Set" and "testset"
 CLASS_FOLDERS = {
-    "NORMAL": ("normal", "normals", "no finding", "no findings", "healthy"),
-    "PNEUMONIA": ("pneumonia", "opacity", "lung opacity"),
-    "BACTERIAL": ("bacteria", "bacterial", "bacterial pneumonia", "pneumonia bacterial"),
-    "VIRAL": ("virus", "viral", "viral pneumonia", "pneumonia viral"),
+    "NORMAL": (
+        *("normal", "normals", "normal cases", "no finding", "no findings", "healthy"),
+        *("no pneumonia", "non pneumonia", "not pneumonia"),
+    ),
+    "PNEUMONIA": ("pneumonia", "pneumonia cases", "opacity", "opacities", "lung opacity", "lung opacities"),
+    "BACTERIAL": (
+        *("bacteria", "bacterial", "bacterial pneumonia", "bacteria pneumonia"),
+        *("pneumonia bacterial", "pneumonia bacteria"),
+    ),
+    "VIRAL": ("virus", "viral", "viral pneumonia", "virus pneumonia", "pneumonia viral", "pneumonia virus"),
 }
-SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".dcm"}
-MASK_FOLDERS = {"mask", "masks", "lung mask", "lung masks", "segmentation", "segmentations"}
+SUFFIXES = {
+    *(".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif", ".heic"),
+    *(".jp2", ".j2k", ".dcm", ".dicom"),
+}
+MASK_FOLDER = re.compile(r"(.* )?(masks?|segmentations?|annotations?|ground truths?)")
+MASK_FILE = re.compile(r"(.*[-_. ])masks?", re.IGNORECASE)
 # Folders that hold a class's images all together; any other folder inside a class folder is a patient's.
 COMMON_FOLDERS = {"images", "image", "imgs", "img", "jpg", "jpeg", "png", "dicom", "frontal", "ap", "pa"}
-COVID = re.compile(r"covid( ?19)?")
+COVID = re.compile(r"(pneumonia )?(covid ?(19)?|sars cov ?2?)( pneumonia)?")
 # IM-0115-0001, NORMAL2-IM-0383-0001, person1_bacteria_2, Mendeley's v3 VIRUS-1000468-0001, ChestX-ray8's 00001299_000.
 PATIENT = re.compile(
     r"^((?:NORMAL2-)?IM-\d+|person\d+|(?:NORMAL|BACTERIA|VIRUS)2?-\d+|\d{8}(?=_\d{3}$))", re.IGNORECASE
@@ -83,9 +97,9 @@ def scan_folder(root: Path, labels: Mapping[str, str] | None = None) -> Folder:
             if label in LABELS:
                 found += _images(child, split, label)
     taken = {image.path for image in found}
-    for path in sorted(root.rglob("*")):
-        if path not in taken and path.is_file():
-            left_out[_reason(path.relative_to(root), own, bool(splits))] += 1
+    for path in _files(root):
+        if path not in taken:
+            left_out[_reason(root, path.relative_to(root), own, bool(splits))] += 1
     names = {plain(path.name) for path in root.rglob("*") if path.is_dir()}
     if absent := sorted(set(own) - names):
         raise DataError(
@@ -107,16 +121,30 @@ def told(left_out: Mapping[str, int]) -> str:
 
 
 def plain(name: str) -> str:
-    """A folder's name without case, spaces at its ends, hyphens and underscores."""
-    return " ".join(re.sub(r"[-_\s]+", " ", name.lower()).split())
+    """A folder's name without case, spaces at its ends, hyphens and underscores; `LungOpacity` becomes two words."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|[-_\s]+", " ", name)
+    return " ".join(words.lower().split())
 
 
 def _folders(place: Path) -> list[Path]:
     return sorted(child for child in place.iterdir() if child.is_dir() and child.name[0] != ".")
 
 
+def _files(place: Path) -> list[Path]:
+    """All files below a folder in order, each folder once, however many links lead to it."""
+    found: list[Path] = []
+    seen = {place.resolve()}
+    for folder, folders, names in os.walk(place, followlinks=True):
+        targets = {name: (Path(folder) / name).resolve() for name in folders}
+        folders[:] = [name for name, target in sorted(targets.items()) if target not in seen]
+        seen |= set(targets.values())
+        found += [Path(folder) / name for name in names]
+    return sorted(found)
+
+
 def _split_of(name: str) -> str:
-    return next((split for split, names in SPLITS.items() if plain(name) in names), "")
+    words = SPLIT_ENDING.sub("", plain(name))
+    return next((split for split, names in SPLITS.items() if words in names), "")
 
 
 def _label_of(name: str) -> str:
@@ -125,28 +153,43 @@ def _label_of(name: str) -> str:
 
 def _images(place: Path, split: str, label: str) -> Iterator[Found]:
     """The images of one class folder, however deep."""
-    for path in sorted(place.rglob("*")):
-        inner = path.relative_to(place)
-        if path.suffix.lower() not in SUFFIXES or path.name[0] == "." or not path.is_file():
-            continue
-        if any(plain(part) in MASK_FOLDERS for part in inner.parts[:-1]):
-            continue
-        below = inner.with_suffix("").as_posix()
-        subtype = SUBTYPE.search(path.stem)
+    inner = [path.relative_to(place) for path in _files(place) if _is_image(path, path.relative_to(place))]
+    folders: dict[str, set[str]] = defaultdict(set)
+    for one in inner:
+        folders[one.stem] |= {_patients_folder(one)}
+    for one in inner:
+        inner_split = _split_of(one.parts[0]) if len(one.parts) > 1 and not split else ""
+        below = one.relative_to(one.parts[0]) if inner_split else one
+        subtype = SUBTYPE.search(one.stem)
         told_by_name = {"bacteria": "BACTERIAL", "virus": "VIRAL"}
         own = told_by_name[subtype[1].lower()] if subtype and label == "PNEUMONIA" else label
-        yield Found(path, split, own, below, _patient(label, inner))
+        # A name that each patient's folder has, as in exports of IM-0001-0001.dcm, tells no patient.
+        by_name = PATIENT.match(one.stem) if len(folders[one.stem]) == 1 else None
+        own_split, name = split or inner_split, below.with_suffix("").as_posix()
+        itself = f"{own_split}/{label}/{name}".lstrip("/")
+        patient = by_name[1] if by_name else _patients_folder(one) or itself
+        yield Found(place / one, own_split, own, name, patient.lower())
 
 
-def _patient(label: str, inner: Path) -> str:
-    """By the file's name if it tells; else by the patient's folder; else the image stands for itself."""
-    if match := PATIENT.match(inner.stem):
-        return match[1].lower()
-    folders = [part for part in inner.parts[:-1] if plain(part) not in COMMON_FOLDERS]
-    return folders[0].lower() if folders else f"{label}/{inner.stem}".lower()
+def _is_image(path: Path, inner: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.name[0] != "." and not _is_mask(path, inner) and path.is_file()
 
 
-def _reason(path: Path, own: Mapping[str, str], has_splits: bool) -> str:
+def _is_mask(path: Path, inner: Path) -> bool:
+    """By its folder, or by its name where the image of that name is beside it."""
+    if any(MASK_FOLDER.fullmatch(plain(part)) for part in inner.parts[:-1]):
+        return True
+    match = MASK_FILE.fullmatch(path.stem)
+    return match is not None and any(path.parent.glob(glob.escape(match[1][:-1]) + ".*"))
+
+
+def _patients_folder(inner: Path) -> str:
+    """The first folder of an image's path in its class folder that is a patient's; empty if none is."""
+    folders = [part for part in inner.parts[:-1] if plain(part) not in COMMON_FOLDERS and not _split_of(part)]
+    return folders[0] if folders else ""
+
+
+def _reason(root: Path, path: Path, own: Mapping[str, str], has_splits: bool) -> str:
     """Place and reason, as in 'train/COVID-19: no normal image comes from its hospitals'."""
     folders = path.parts[:-1]
     in_split = bool(has_splits and folders and _split_of(folders[0]))
@@ -155,7 +198,9 @@ def _reason(path: Path, own: Mapping[str, str], has_splits: bool) -> str:
         return f"{place}: hidden files"
     if path.suffix.lower() not in SUFFIXES:
         return f"{place}: files that are no images ({path.suffix.lower() or 'no suffix'})"
-    if any(plain(part) in MASK_FOLDERS for part in folders):
+    if not (root / path).exists():
+        return f"{place}: links to files that do not exist"
+    if _is_mask(root / path, path):
         return f"{place}: masks, which are no radiographs"
     if any(own.get(plain(part)) == LEFT_OUT for part in folders):
         return f"{place}: left out by the label map"
