@@ -1,4 +1,4 @@
-"""Publish the page without a server as a static Space: the model runs in the browser of whoever opens it."""
+"""Publish the page without a server as a static Space: the model runs in the visitor's browser."""
 
 import time
 from pathlib import Path

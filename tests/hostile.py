@@ -158,7 +158,7 @@ def tiff_tags(more: int = 0, **changes: int) -> list[Tag]:
 
 
 def tiff_start(count: int) -> int:
-    """Where the data of a TIFF of so many tags begin."""
+    """Where the data of a TIFF with `count` tags begin."""
     return 8 + 2 + 12 * count + 4
 
 
@@ -273,7 +273,7 @@ def dicom(
         pixels: uncompressed, or the one codestream.
         changes: elements in place of the right ones.
         syntax: the transfer syntax.
-        bits: allocated and stored, in each of so many `samples`.
+        bits: allocated and stored, in each of the `samples`.
         size: (rows, columns).
         meta: more encoded elements of the file's header.
         raw: more encoded elements, before the pixel data.
@@ -307,7 +307,7 @@ def rle(*segments: bytes) -> bytes:
 
 
 def _run(size: int) -> bytes:
-    """RLE of so many zeros."""
+    """RLE of `size` zeros."""
     return b"\x81\0" * -(-size // 128)
 
 
@@ -349,7 +349,7 @@ def _j2k_sized(rows: int, columns: int, samples: int = 1, **options: Any) -> byt
 
 
 def _j2k_precincts(exponent: int) -> bytes:
-    """64 megapixels in squares of so many bits a side, each of which takes hundreds of bytes to keep."""
+    """64 megapixels in squares of `2 ** exponent` pixels a side; each takes hundreds of bytes of memory."""
     stream = _j2k_sized(GIGA, GIGA, num_resolutions=1, precinct_size=(64, 64), codeblock_size=(4, 4))
     at = stream.index(b"\xff\x52")
     return patched(stream, at + 1 + int.from_bytes(stream[at + 2 : at + 4]), ">B", exponent << 4 | exponent)
@@ -577,7 +577,7 @@ def _extreme_headers() -> Iterator[Hostile]:
 
 
 def zeros(size: int) -> bytes:
-    """A zlib stream of so many zero bytes: one megabyte of them, compressed once and said again and again."""
+    """A zlib stream of `size` zero bytes: one compressed megabyte, repeated."""
     megabytes, rest = divmod(size, 1 << 20)
     packer, end = (zlib.compressobj(9, wbits=-15) for _ in range(2))
     block = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -846,7 +846,7 @@ def _wrong_tags() -> dict[str, Elements]:
     wrong |= {f"{name} {n}": {tags[name]: us(n)} for name, n in product(list(tags)[2:], numbers)}
     negative = product(("Rows", "BitsAllocated", "SamplesPerPixel"), (-1, -32768))
     wrong |= {f"{name} {n}": {tags[name]: ("SS", struct.pack("<h", n))} for name, n in negative}
-    wrong["16 bits of which 24 are stored"] = {ALLOCATED: us(16), STORED: us(24), HIGH: us(23)}
+    wrong["16 bits, 24 stored"] = {ALLOCATED: us(16), STORED: us(24), HIGH: us(23)}
     for frames in (b"0", b"-1", b"2", b"2147483647", b"9" * 20, b"1e9", b"nan", b"1\\2", b"x"):
         wrong[f"NumberOfFrames {frames.decode()}"] = {0x00280008: text(frames, "IS")}
     pairs = [(b"0", b"0"), (b"nan", b"nan"), (b"inf", b"inf"), (b"-inf", b"1"), (b"1e308", b"1e308"), (b"1", b"1e-320")]

@@ -334,7 +334,7 @@ def application(hub: Hub) -> FastAPI:
             operation = json.loads(line)
             key, value = operation["key"], operation["value"]
             if key == "header" and value.get("parentCommit", found.main) != found.main:
-                raise RefusalError(412, message="Somebody else has committed since.")
+                raise RefusalError(412, message="Another commit came in between.")
             if key == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif key == "lfsFile":

@@ -80,9 +80,9 @@ class Config:
     audit: bool = True
     """Measure the images in twenty other files and surroundings too, and what tells the classes apart without lungs."""
     audit_images: int | None = None
-    """Audit about so many images of each source only, whole patients drawn by the seed; by default all of them."""
+    """Audit about this number of images of each source, whole patients drawn by the seed; by default all of them."""
     map_images: int = 0
-    """Measure the saliency maps of at most so many images of each source, as `python -m train.maps` does."""
+    """Measure the saliency maps of at most this number of images of each source, as `python -m train.maps` does."""
     originals: Path | None = None
     """Where --data are copies: a CSV of their originals (file, width, height, bytes, mean_luma_quantisation)."""
     batch_size: int = 32
@@ -230,7 +230,7 @@ def _originals(config: Config) -> dict[str, list[float]]:
 
 
 def _drawn(scored: Scored, images: int | None, seed: int) -> list[int]:
-    """About so many images of each source, those of patients drawn at random, in their order; all of them without."""
+    """About `images` images of each source, of patients drawn at random, in their order; by default all of them."""
     rng, drawn = np.random.default_rng(seed), set()
     for one in by_source(scored).values():
         patients = rng.permutation(np.unique(one.groups))

@@ -81,7 +81,7 @@ class _Row:
 def masked(
     images: Sequence[LabelledImage], sources: Sequence[Source], most: int, *, seed: int = 0
 ) -> list[MaskedImage]:
-    """At most so many images of each source, drawn by the seed, with their masks if the source has some.
+    """At most `most` images of each source, drawn by the seed, with their masks if the source has some.
 
     Raises:
         DataError: a source has masks, but none for its images.
@@ -287,7 +287,7 @@ class Config:
     labels: tuple[str, ...] = ()
     """As in train.fit."""
     images: int = 200
-    """At most so many validation images of each source, drawn by the seed."""
+    """Largest number of validation images of each source, drawn by the seed."""
     resamples: int = 1000
     """Bootstrap resamples, by patient."""
     seed: int = 0

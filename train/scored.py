@@ -84,7 +84,7 @@ class Scored:
         return Scored(images, paths, facts, self.texts[indices], self.probabilities[indices], self.names)  # type: ignore[arg-type]
 
     def known(self) -> "Scored":
-        """The images of which the class is known; all of them for a model of two classes."""
+        """The images whose class is known; all of them for a model of two classes."""
         return self.only(np.flatnonzero(self.labels < len(self.names)).tolist())
 
     def collapsed(self) -> "Scored":

@@ -20,7 +20,7 @@ const base = new URL("./", import.meta.url);
 export class BrowserEngine {
   /** @type {State} */
   state = "absent";
-  /** @type {(bytes: number) => void} is told of the model's bytes that have arrived, and when `state` changes */
+  /** @type {(bytes: number) => void} called with the number of bytes of the model that have arrived, and when `state` changes */
   changed = () => {};
   /** @type {Promise<Info> | undefined} */
   #info;

@@ -1,5 +1,5 @@
 // @ts-check
-/** Texts in the reader's language: one file per language, of which one is loaded. */
+/** Texts in the reader's language: one file per language; only one is loaded. */
 
 export const LANGUAGES = { en: "English", de: "Deutsch", es: "Español", fr: "Français", zh: "中文" };
 
@@ -67,7 +67,7 @@ export const percent = (share, digits = 0) =>
   }).format(share);
 
 /**
- * A probability with one decimal; never 0% or 100%, of which no model can be sure.
+ * A probability with one decimal; never 0% or 100%: no model can be that sure.
  * @param {number} p in [0, 1]
  */
 export function probability(p) {

@@ -160,7 +160,7 @@ export function probabilityOf(prediction, target) {
 }
 
 /**
- * What a reader has to tell apart at a glance.
+ * What a reader must distinguish at a glance.
  * @param {Prediction} prediction
  * @returns {"pneumonia" | "normal" | "uncertain" | "rejected"}
  */

@@ -38,9 +38,9 @@ DICOM_TAGS = [  # all of a DICOM that is ever parsed
 
 
 class Bounded(io.BytesIO):
-    """An upload that can be read in so many steps and no more.
+    """An upload that can be read in a limited number of steps.
 
-    Decoders go over a file's parts in Python, as many as it has: a million empty ones keep them busy for minutes.
+    Decoders iterate over all parts of a file in Python: a million empty parts take minutes.
     """
 
     def __init__(self, data: bytes, steps: int) -> None:

@@ -21,7 +21,7 @@ _JPEG_MARKER = re.compile(rb"\xff[\xc0-\xc7\xc9-\xcf\xd9-\xef\xfe]")  # but for 
 
 
 def check_jpeg(data: bytes) -> None:
-    """Bound the scans, each of which goes over the whole picture, and the EXIF and MPO directories."""
+    """Bound the number of scans, since each decodes the whole picture, and the EXIF and MPO directories."""
     exif, index, scans, position, between = b"", b"", 0, 2, 0
     for _ in range(_PARTS):
         marker = _JPEG_MARKER.search(data, position)

@@ -98,7 +98,7 @@ def _start_worker(classifier: Classifier) -> None:
 def _end_with_parent() -> None:
     if parent := multiprocessing.parent_process():
         parent.join()
-    os._exit(1)  # the parent was killed; nobody else would end this process
+    os._exit(1)  # the parent was killed, and nothing else would end this process
 
 
 def _in_worker(work: Callable[..., T], arguments: Any, options: Any) -> T:

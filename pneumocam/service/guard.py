@@ -29,7 +29,7 @@ CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     f"manifest-src 'self'; base-uri 'none'; form-action 'none'; {FRAMES}"
 )
-CSP_UPLOAD = f"default-src 'none'; sandbox; {FRAMES}"  # no browser runs what somebody uploaded
+CSP_UPLOAD = f"default-src 'none'; sandbox; {FRAMES}"  # no browser runs an uploaded file
 FEATURES = "camera display-capture geolocation gyroscope accelerometer microphone midi payment serial usb"
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -181,7 +181,7 @@ class _Exchange:
             receive = await self._checked_json()
         await self.guard.app(self.scope, receive, self._sent)
         if self.status >= 400 and not self.started:
-            raise self.ended or of_status(self.status)  # Gradio's own words may quote what came
+            raise self.ended or of_status(self.status)  # Gradio's own message may quote the request
 
     # The body
 

@@ -32,7 +32,7 @@ def serve(
         workers: processes for the work on images, as in `pneumocam.service.engine.Engine`; by default
             PNEUMOCAM_WORKERS, or else 1.
         timeout: seconds that a download of the model may take; after them an earlier download or the bundled model
-            answers, and the page says so. PNEUMOCAM_START_TIMEOUT goes before it.
+            answers, and the page says so. PNEUMOCAM_START_TIMEOUT overrides it.
         limits: by default those of `pneumocam.service.limits`, with the values of environment variables.
 
     Raises:

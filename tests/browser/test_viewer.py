@@ -38,7 +38,7 @@ def tool(page: Page, name: str) -> None:
 
 
 def drag(page: Page, x: float, y: float, *, start: tuple[float, float] = (0.25, 0.5), button: str = "left") -> None:
-    """From a place on the stage, as shares of its width and height, by so many pixels."""
+    """From a place on the stage, as shares of its width and height, by a number of pixels."""
     box = page.locator(".stage").bounding_box()
     assert box
     left, top = box["x"] + start[0] * box["width"], box["y"] + start[1] * box["height"]

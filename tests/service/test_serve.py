@@ -88,7 +88,7 @@ def mounting(*commands: str) -> tuple[str, ...]:
         with suppress(FileNotFoundError):
             if not subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:
                 return tuple(prefix)
-    pytest.skip("this machine lets nobody mount a disk, not even in a namespace; the test needs a read-only one")
+    pytest.skip("this machine allows no mount, not even in a namespace; the test needs a read-only one")
 
 
 def test_a_read_only_disk_is_survived(tmp_path: Path, bundled: Classifier) -> None:

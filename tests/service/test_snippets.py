@@ -60,7 +60,7 @@ README_CURL, README_PYTHON, README_MCP = snippets("README.md", "API", "bash", "p
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Path:
+def folder(tmp_path: Path) -> Path:
     """An empty folder but for examples/, which the snippets name."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     return tmp_path
@@ -124,8 +124,8 @@ def check_overlay(path: Path, classifier: Classifier) -> None:
 # A running page
 
 
-def test_python_client(app: App, desk: Path, bundled: Classifier) -> None:
-    printed = output([sys.executable, "-c", here(PYTHON, "http://127.0.0.1:7860", app.url)], desk)
+def test_python_client(app: App, folder: Path, bundled: Classifier) -> None:
+    printed = output([sys.executable, "-c", here(PYTHON, "http://127.0.0.1:7860", app.url)], folder)
     check_answer(printed, bundled)
     check_overlay(Path(printed.splitlines()[-1]), bundled)
 
@@ -139,8 +139,8 @@ def test_the_output_in_the_documentation_is_what_is_answered(bundled: Classifier
     assert shown == answer | {"p_pneumonia": pytest.approx(answer["p_pneumonia"], abs=1e-6)}
 
 
-def test_many_images_and_errors(app: App, desk: Path, bundled: Classifier) -> None:
-    printed = output([sys.executable, "-c", here(PYTHON, "http://127.0.0.1:7860", app.url) + MANY], desk)
+def test_many_images_and_errors(app: App, folder: Path, bundled: Classifier) -> None:
+    printed = output([sys.executable, "-c", here(PYTHON, "http://127.0.0.1:7860", app.url) + MANY], folder)
     *_, radiograph, table, error = printed.splitlines()
     expected = predict(bundled.at("screening"), IMAGE)
     assert radiograph == f"{expected.status} {expected.p_pneumonia} {None}"
@@ -168,97 +168,97 @@ def test_every_code_of_an_error_is_told() -> None:
     assert {code: (int(status), text) for code, status, text in rows} == CODES
 
 
-def test_javascript_client(app: App, desk: Path, bundled: Classifier) -> None:
+def test_javascript_client(app: App, folder: Path, bundled: Classifier) -> None:
     node = shutil.which("node")
     if not node or not (NODE_MODULES / "@gradio" / "client").is_dir():
         pytest.skip("Node.js or Gradio's client is missing; where there is npm, `make test` installs it")
-    (desk / "node_modules").symlink_to(NODE_MODULES)
+    (folder / "node_modules").symlink_to(NODE_MODULES)
     code = here(JAVASCRIPT, "http://127.0.0.1:7860", app.url)
-    printed = output([node, "--input-type=module", "--eval", code], desk)
+    printed = output([node, "--input-type=module", "--eval", code], folder)
     check_answer(printed, bundled)
     assert re.search(rf"^.*{re.escape(app.url)}/gradio_api/file=\S+\.png$", printed, re.MULTILINE)
 
 
-def test_curl(app: App, desk: Path, bundled: Classifier) -> None:
+def test_curl(app: App, folder: Path, bundled: Classifier) -> None:
     printed, _, many = (
-        output(["bash", "-c", here(code, "http://127.0.0.1:7860", app.url)], desk)
+        output(["bash", "-c", here(code, "http://127.0.0.1:7860", app.url)], folder)
         for code in (CURL, CURL_FILE, CURL_MANY)
     )
     check_answer(printed, bundled)
-    check_overlay(desk / "overlay.png", bundled)
+    check_overlay(folder / "overlay.png", bundled)
     first, second = json.loads(many)["predictions"]
     assert first == predict(bundled.at("screening"), IMAGE).to_dict()
     assert (second["status"], second["reason"]["code"]) == ("rejected", "not_an_image")
 
 
-def test_fetch_in_javascript(app: App, desk: Path, bundled: Classifier) -> None:
+def test_fetch_in_javascript(app: App, folder: Path, bundled: Classifier) -> None:
     node = shutil.which("node")
     if not node:
         pytest.skip("Node.js is missing")
     code = here(FETCH, "http://127.0.0.1:7860", app.url)
-    check_answer(output([node, "--input-type=module", "--eval", code], desk), bundled)
+    check_answer(output([node, "--input-type=module", "--eval", code], folder), bundled)
 
 
-def test_readme_calls_the_api(app: App, desk: Path, bundled: Classifier) -> None:
+def test_readme_calls_the_api(app: App, folder: Path, bundled: Classifier) -> None:
     address = "http://127.0.0.1:7860"
-    check_answer(output(["bash", "-c", here(README_CURL, address, app.url)], desk), bundled)
+    check_answer(output(["bash", "-c", here(README_CURL, address, app.url)], folder), bundled)
     code = here(README_PYTHON, address, app.url) + "print(prediction)"
-    check_answer(output([sys.executable, "-c", code], desk), bundled)
+    check_answer(output([sys.executable, "-c", code], folder), bundled)
     assert json.loads(README_MCP) == json.loads(MCP)
 
 
 # The weights on the Hub
 
 
-def test_timm_alone(hub: Hub, desk: Path, bundled: Classifier) -> None:
-    printed = output([sys.executable, "-c", here(TIMM, "owner/name", REPO)], desk, client_of(hub))
+def test_timm_alone(hub: Hub, folder: Path, bundled: Classifier) -> None:
+    printed = output([sys.executable, "-c", here(TIMM, "owner/name", REPO)], folder, client_of(hub))
     calibrated = predict(bundled, IMAGE).probabilities
     sharpened = {name: p**bundled.temperature for name, p in calibrated.items()}
     own = {name: p / sum(sharpened.values()) for name, p in sharpened.items()}
     assert probabilities(printed) == pytest.approx(own, abs=1e-5)
 
 
-def test_pneumocam_from_the_hub(hub: Hub, desk: Path, bundled: Classifier) -> None:
-    printed = output([sys.executable, "-c", here(PNEUMOCAM, "owner/name", REPO)], desk, client_of(hub))
+def test_pneumocam_from_the_hub(hub: Hub, folder: Path, bundled: Classifier) -> None:
+    printed = output([sys.executable, "-c", here(PNEUMOCAM, "owner/name", REPO)], folder, client_of(hub))
     check_answer(printed, bundled)
     assert f"'model': {{'id': '{REPO}', 'revision': '{hub.repositories[REPO].tags['v1.0']}'}}" in printed
 
 
-def test_readme_loads_the_weights_with_timm_alone(desk: Path) -> None:
-    (desk / "model").symlink_to(ROOT / "model")
-    assert output([sys.executable, "-c", README_TIMM + "print(network.num_classes)"], desk) == "3\n"
+def test_readme_loads_the_weights_with_timm_alone(folder: Path) -> None:
+    (folder / "model").symlink_to(ROOT / "model")
+    assert output([sys.executable, "-c", README_TIMM + "print(network.num_classes)"], folder) == "3\n"
 
 
 # This package
 
 
-def test_library(desk: Path, bundled: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(desk)
+def test_library(folder: Path, bundled: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
     names: dict[str, object] = {}
     exec(LIBRARY, names)
     check_answer(str(names["prediction"].to_dict()), bundled)  # type: ignore[attr-defined]
-    check_overlay(desk / "overlay.png", bundled)
+    check_overlay(folder / "overlay.png", bundled)
 
 
 def test_readme_predicts_in_python(
-    desk: Path, bundled: Classifier, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, bundled: Classifier, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(desk)
+    monkeypatch.chdir(folder)
     exec(README_LIBRARY, {})
     assert probabilities(capsys.readouterr().out) == pytest.approx(predict(bundled, IMAGE).probabilities, abs=1e-6)
-    assert (desk / "overlay.png").exists()
+    assert (folder / "overlay.png").exists()
 
 
 def test_commands(
-    desk: Path, bundled: Classifier, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, bundled: Classifier, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(desk)
-    (desk / "chest.dcm").write_bytes(dicom())
-    (desk / "half.png").write_bytes(border_case(bundled))
+    monkeypatch.chdir(folder)
+    (folder / "chest.dcm").write_bytes(dicom())
+    (folder / "half.png").write_bytes(border_case(bundled))
     for copy in ("images/a/one.jpeg", "more/b/two.png"):
-        (desk / copy).parent.mkdir(parents=True)
+        (folder / copy).parent.mkdir(parents=True)
         with Image.open(IMAGE) as radiograph:
-            radiograph.save(desk / copy)
+            radiograph.save(folder / copy)
 
     lines = [
         line
@@ -271,15 +271,15 @@ def test_commands(
     assert [line.split()[0] for line in predictions.splitlines() if line.startswith("examples/")] == [
         f"examples/{radiograph.name}" for radiograph in EXAMPLES
     ]
-    assert len(list((desk / "overlays").iterdir())) == len(EXAMPLES)
-    assert len(list((desk / "reports").glob("*-report.pdf"))) == len(EXAMPLES)
+    assert len(list((folder / "overlays").iterdir())) == len(EXAMPLES)
+    assert len(list((folder / "reports").glob("*-report.pdf"))) == len(EXAMPLES)
     answer = json.loads(as_json)
-    assert answer["probabilities"] == pytest.approx(predict(bundled, desk / "chest.dcm").probabilities, abs=1e-6)
+    assert answer["probabilities"] == pytest.approx(predict(bundled, folder / "chest.dcm").probabilities, abs=1e-6)
     assert bundled.revision in info
-    with (desk / "scores.csv").open(newline="") as file:
+    with (folder / "scores.csv").open(newline="") as file:
         rows = {row["path"]: float(row["p_viral"]) for row in csv.DictReader(file)}
     assert rows == {
-        radiograph: pytest.approx(predict(bundled, desk / radiograph).probabilities["VIRAL"], abs=1e-5)
+        radiograph: pytest.approx(predict(bundled, folder / radiograph).probabilities["VIRAL"], abs=1e-5)
         for radiograph in ("images/a/one.jpeg", "more/b/two.png")
     }
 

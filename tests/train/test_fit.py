@@ -261,7 +261,7 @@ def test_a_killed_run_goes_on_exactly(trained: Config, tmp_path: Path) -> None:
     assert process.returncode == -signal.SIGKILL
     assert 2 <= len(log(killed.out)) < 5
     assert not (killed.out / "bundle").exists()
-    for name in ("last.pt", "log.csv"):  # as if it had been killed in the midst of writing these
+    for name in ("last.pt", "log.csv"):  # as if it had been killed while it wrote these
         (killed.out / f"{name}.tmp").write_bytes(b"half a file")
 
     # Another number of workers; all other flags are the stored ones, whatever is given here.
@@ -331,7 +331,7 @@ def test_several_processes_are_the_same_command(trained: Config, tmp_path: Path)
     assert done.stdout.count("The bundle is in") == 1
     rows = log(config.out)
     assert len(rows) == 2
-    # 61 images, 4 in each of 2 processes: 7 steps an epoch, of which the warm-up is the first.
+    # 61 images, 4 in each of 2 processes: 7 steps an epoch; the first is the warm-up.
     assert float(rows[1]["lr"]) == pytest.approx(1e-2 * (1 + math.cos(math.pi * 6 / 7)) / 2)
     assert float(rows[0]["train_accuracy"]) * 56 == pytest.approx(round(float(rows[0]["train_accuracy"]) * 56))
     manifest = (trained.out / "manifest.csv").read_bytes()

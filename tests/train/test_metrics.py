@@ -169,7 +169,7 @@ def test_reliability_bins_hold_equally_many_images() -> None:
 
 
 def test_calibration_error_is_zero_for_calibrated_constants() -> None:
-    # Equal probabilities must not be torn into bins of which each holds only one outcome.
+    # Equal probabilities must not be split into bins with only one outcome each.
     outcomes = np.repeat([1, 0, 1, 0], [3, 7, 8, 2])
     assert expected_calibration_error(outcomes, np.repeat([0.3, 0.8], 10)) == pytest.approx(0, abs=1e-12)
     assert expected_calibration_error(outcomes[:10], np.full(10, 0.3)) == pytest.approx(0, abs=1e-12)
@@ -330,7 +330,7 @@ def test_precision_of_a_class_never_answered_is_none_and_its_f1_zero() -> None:
 
 
 def test_resamples_that_miss_a_class_are_left_out_of_its_figures() -> None:
-    # One patient in twenty is ill, so a third of the resamples hold nobody who is.
+    # One patient in twenty is ill, so a third of the resamples hold no ill patient.
     labels = np.arange(20) == 0
     probabilities = np.where(labels[:, None], [0.1, 0.9], [0.9, 0.1])
     report = evaluate(labels, probabilities, np.arange(20), TWO, resamples=200)

@@ -113,12 +113,12 @@ def test_a_hub_that_answers_something_else_is_said(model_hub: Hub) -> None:
 
 
 @pytest.mark.parametrize("revision", ["v1", "0" * 40])
-@pytest.mark.parametrize("trouble", ["down", "hanging"])
+@pytest.mark.parametrize("failure", ["down", "hanging"])
 def test_without_a_hub_or_a_cache_the_end_comes_soon(
-    model_hub: Hub, monkeypatch: pytest.MonkeyPatch, trouble: str, revision: str
+    model_hub: Hub, monkeypatch: pytest.MonkeyPatch, failure: str, revision: str
 ) -> None:
     monkeypatch.setattr(pneumocam.hub, "HUB_TIMEOUT", 0.3)
-    model_hub.close() if trouble == "down" else model_hub.released.clear()
+    model_hub.close() if failure == "down" else model_hub.released.clear()
     start = time.monotonic()
     with pytest.raises(BundleError, match=rf"lung/xray@{revision} could not be downloaded .*{REMEDY}"):
         Classifier.from_pretrained(f"hf-hub:lung/xray@{revision}")
@@ -138,7 +138,7 @@ def test_the_timeout_in_use_is_short() -> None:
 
 # A start that has to succeed
 
-TROUBLES: dict[str, tuple[Callable[[Hub], object], str]] = {
+FAILURES: dict[str, tuple[Callable[[Hub], object], str]] = {
     "down": (Hub.close, r"could not be downloaded .*\(ConnectError\)"),
     "API hangs": (lambda hub: hub.hang("/api/"), "did not come within 1 s"),
     "file hangs": (lambda hub: hub.hang("GET /lung/xray/resolve"), "did not come within 1 s"),
@@ -152,14 +152,14 @@ TROUBLES: dict[str, tuple[Callable[[Hub], object], str]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cached", [False, True], ids=["cold", "warm"])
-@pytest.mark.parametrize("trouble", TROUBLES)
+@pytest.mark.parametrize("failure", FAILURES)
 def test_a_start_is_bounded_whatever_the_hub_does(
     model_hub: Hub,
     bundled: Classifier,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    trouble: str,
+    failure: str,
     cached: bool,
 ) -> None:
     old, new = model_hub.repositories["lung/xray"].commits
@@ -167,8 +167,8 @@ def test_a_start_is_bounded_whatever_the_hub_does(
         model_hub.repositories["lung/xray"].main = old
         Classifier.from_pretrained("hf-hub:lung/xray@main")
         model_hub.repositories["lung/xray"].main = new
-    make_trouble, reason = TROUBLES[trouble]
-    make_trouble(model_hub)
+    make_failure, reason = FAILURES[failure]
+    make_failure(model_hub)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     start = time.monotonic()
     loaded = load_or_fall_back("hf-hub:lung/xray@main", timeout=1)

@@ -188,8 +188,8 @@ def _random_sharpness(image: torch.Tensor) -> torch.Tensor:
 def random_tone(image: torch.Tensor) -> torch.Tensor:
     """Grey values along a rising cubic Bezier curve from (0, 0) to (1, 1) with random control points.
 
-    The nonlinear transformation of Models Genesis (Zhou et al. 2019), as detectors, developers and whoever exported an
-    image differ in how much of the bright and of the dark they tell apart.
+    The nonlinear transformation of Models Genesis (Zhou et al. 2019), since detectors, developers and programs
+    differ in the contrast that they give to bright and to dark parts.
     """
     x1, y1, x2, y2 = torch.rand(4)
     t = torch.linspace(0, 1, 1024)

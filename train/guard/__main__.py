@@ -70,7 +70,7 @@ class Config:
     """Drawings of each kind."""
     learning_rate: float = 3e-3
     changed: int | None = None
-    """So many radiographs of each source, drawn by the seed, are also measured turned, damaged, ...; by default all."""
+    """Radiographs of each source, drawn by the seed, that are also measured turned, damaged, ...; by default all."""
     val_fraction: float = 0.15
     split_seed: int = 0
     seed: int = 0

@@ -52,7 +52,7 @@ class Batch(NamedTuple):
 
 
 def draw_batch(pool: Pool, radiographs: tuple[int, ...], others: int) -> Batch:
-    """A random batch: so many radiographs of each source, and so many other pictures."""
+    """A random batch: a number of radiographs of each source, and a number of other pictures."""
     parts = [_radiographs(pool, source, count) for source, count in enumerate(radiographs)]
     parts.append(_others(pool, others))
     return Batch(*(torch.cat(column) for column in zip(*parts, strict=True)))

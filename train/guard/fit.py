@@ -70,7 +70,7 @@ def _box(rng: np.random.Generator, width: int, height: int) -> tuple[int, int, i
 
 
 def draw_others(count: int, seed: int) -> tuple[Tensor, list[str]]:
-    """So many drawn pictures of each kind of `train.guard.drawn`."""
+    """`count` drawn pictures of each kind of `train.guard.drawn`."""
     rng = np.random.default_rng(seed)
     kinds = [kind for kind in KINDS for _ in range(count)]
     pictures = [shrunk(Image.fromarray(KINDS[kind](rng))) for kind in tqdm(kinds, "Drawing", leave=False)]

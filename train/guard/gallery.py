@@ -1,4 +1,4 @@
-"""A contact sheet of what the guard got wrong, for the eyes of whoever fits it."""
+"""A contact sheet of what the guard got wrong, to be looked at after fitting it."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field

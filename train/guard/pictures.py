@@ -36,7 +36,7 @@ class Package:
         name: of the package.
         kind: of its pictures.
         files: a pattern of `Path.rglob` below the unpacked package.
-        most: so many of the files, evenly spread, are used.
+        most: largest number of files that are used, evenly spread.
         read: files -> pictures.
         manager: whose package it is; `here`: it is imported in this environment.
     """
@@ -158,7 +158,7 @@ def _write(package: Package, folder: Path, downloads: Path) -> int:
 
 
 def _spread(items: list[T], most: int) -> list[T]:
-    """At most so many of the items, evenly spread."""
+    """At most `most` of the items, evenly spread."""
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int))]
 
 
