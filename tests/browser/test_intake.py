@@ -103,7 +103,7 @@ def test_examples_that_the_model_gets_wrong_are_shown_as_such(page: Page) -> Non
     expect(button).to_contain_text(f"True: {EN[f'short_{truth}']}. Prediction: {EN[f'short_{label}']}")
 
 
-def test_the_last_request_wins_whatever_comes_last(page: Page) -> None:
+def test_the_last_request_wins_in_any_order_of_answers(page: Page) -> None:
     held: list[Route] = []
     page.route("**/page/example/*", lambda route: held.append(route) if not held else route.continue_())
     with page.expect_request("**/page/example/*"):

@@ -77,7 +77,7 @@ def test_a_client_that_stops_in_the_middle_is_not_waited_for(small: App, path: s
         assert client.recv(65536).startswith(b"HTTP/1.1 408 ")
 
 
-def test_uploads_are_deleted_and_who_names_them_then_is_told_so(small: App) -> None:
+def test_uploads_are_deleted_and_later_use_is_an_error(small: App) -> None:
     path = upload(small, IMAGE)
     assert Path(path).exists()
     until(lambda: not Path(path).exists())

@@ -125,7 +125,9 @@ def test_a_batch_answers_in_order_and_a_bad_image_spoils_none(endpoint: Endpoint
         ({"url": "https://example.com/image.png"}, "not_an_image", "dict"),
     ],
 )
-def test_an_image_that_cannot_be_used_is_said(endpoint: EndpointHandler, inputs: Any, code: str, message: str) -> None:
+def test_an_image_that_cannot_be_used_is_reported(
+    endpoint: EndpointHandler, inputs: Any, code: str, message: str
+) -> None:
     answer = ask(endpoint, inputs)
     assert (answer["error"]["code"], answer["status"]) == (code, 422)
     assert re.search(message, answer["error"]["message"])
@@ -143,7 +145,7 @@ def test_an_image_that_cannot_be_used_is_said(endpoint: EndpointHandler, inputs:
         ("", {"overlay": "gif"}, "overlay"),
     ],
 )
-def test_a_request_that_is_not_understood_is_said(
+def test_a_request_that_is_not_understood_is_reported(
     endpoint: EndpointHandler, inputs: Any, parameters: Any, message: str
 ) -> None:
     answer = endpoint({"inputs": inputs, "parameters": parameters})

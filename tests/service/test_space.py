@@ -196,7 +196,7 @@ def test_waiting_has_an_end(hub: Hub, folder: Path) -> None:
         ("/runtime", f"Asking for the stage of {SPACE} failed: .*500.* It is uploaded"),
     ],
 )
-def test_a_failure_of_the_hub_is_said(hub: Hub, folder: Path, broken: str, message: str) -> None:
+def test_a_failure_of_the_hub_is_reported(hub: Hub, folder: Path, broken: str, message: str) -> None:
     hub.fail(broken)
     with pytest.raises(PublishError, match=f"(?s){message}"):
         bring(folder)
@@ -229,7 +229,7 @@ def test_without_the_right_to_write_nothing_is_begun(
     assert set(hub.requests) <= {"GET /api/whoami-v2"}
 
 
-def test_a_model_that_is_not_there_is_said_before_anything_is_made(hub: Hub, folder: Path) -> None:
+def test_a_model_that_is_not_there_is_reported_before_anything_is_made(hub: Hub, folder: Path) -> None:
     with pytest.raises(BundleError, match=f"hf-hub:{REPO}@v2.0 could not be downloaded"):
         bring(folder, f"{REPO}@v2.0")
     assert list(hub.repositories) == [REPO]

@@ -74,7 +74,7 @@ def write_parquet(folder: Path, rows: list[dict[str, Any]], split: str = "train"
 
 
 @pytest.mark.usefixtures("offline")
-def test_a_parquet_dataset_is_laid_out_whatever_its_pictures_are_called(tmp_path: Path) -> None:
+def test_a_parquet_dataset_is_laid_out_under_any_name_of_its_image_column(tmp_path: Path) -> None:
     def row(content: bytes, path: str | None, label: int) -> dict[str, Any]:
         return {"picture": {"bytes": content, "path": path}, "label": label}
 

@@ -115,7 +115,7 @@ def test_a_bundle_measured_in_place_gets_its_card_and_loads_with_its_metrics(
     assert Classifier.from_pretrained(f"local-dir:{bundle}").metrics == plain(metrics)
 
 
-def test_it_is_said_when_the_images_are_not_those_of_the_training(
+def test_it_is_reported_when_the_images_are_not_those_of_the_training(
     trained: TrainingConfig, bundle: Path, tmp_path: Path
 ) -> None:
     data = Path(shutil.copytree(trained.data[0], tmp_path / "data"))

@@ -90,7 +90,7 @@ def numbers(prediction: Prediction) -> list[Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("max_batch", [1, 3, MAX_BATCH])
-def test_an_image_gets_its_own_answer_whatever_its_company(
+def test_a_prediction_does_not_depend_on_the_batch(
     bundled: Classifier, images: list[Radiograph], alone: list[Any], pool: ThreadPoolExecutor, max_batch: int
 ) -> None:
     assert [numbers(answer) for answer in pool.map(Batcher(bundled, max_batch=max_batch), images)] == alone
@@ -98,7 +98,7 @@ def test_an_image_gets_its_own_answer_whatever_its_company(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("max_batch", [1, 3, MAX_BATCH])
-def test_nor_does_it_show_that_python_has_no_part_in_a_pass(
+def test_a_traced_network_gives_the_same_predictions(
     gated: Classifier, images: list[Radiograph], alone: list[Any], pool: ThreadPoolExecutor, max_batch: int
 ) -> None:
     recorded = traced(gated)
@@ -137,7 +137,7 @@ def test_streams_give_the_very_same_answers(
     assert [numbers(answer) for answer in predict_many(bundled, images, batch_size=batch_size)] == alone
 
 
-def test_nor_does_the_number_of_threads_show(
+def test_the_number_of_threads_changes_nothing(
     bundled: Classifier, images: list[Radiograph], alone: list[Any], pool: ThreadPoolExecutor
 ) -> None:
     torch.set_num_threads(2)

@@ -357,7 +357,7 @@ def test_a_map_on_less_than_a_pixel_is_nowhere() -> None:
     assert heat.dtype == np.float32
 
 
-def test_an_empty_map_is_said_and_leaves_the_image() -> None:
+def test_an_empty_map_is_reported_and_leaves_the_image() -> None:
     image = ramp(400, 300)
     empty = map_of(image)
     assert empty.is_empty

@@ -92,13 +92,13 @@ REMEDY = "Check the name, the revision and the network; a private model needs HF
     ],
 )
 @pytest.mark.usefixtures("model_hub")
-def test_what_the_hub_does_not_have_is_said(source: str, message: str) -> None:
+def test_what_the_hub_does_not_have_is_reported(source: str, message: str) -> None:
     with pytest.raises(BundleError, match=message):
         Classifier.from_pretrained(f"hf-hub:{source}")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "pneumocam.json"])
-def test_a_repository_that_is_no_bundle_is_said(hub: Hub, make_bundle: MakeBundle, name: str) -> None:
+def test_a_repository_that_is_no_bundle_is_reported(hub: Hub, make_bundle: MakeBundle, name: str) -> None:
     bundle = make_bundle(TINY)
     (bundle / name).unlink()
     hub.add("timm/resnet", bundle, "main")
@@ -106,7 +106,7 @@ def test_a_repository_that_is_no_bundle_is_said(hub: Hub, make_bundle: MakeBundl
         Classifier.from_pretrained("hf-hub:timm/resnet")
 
 
-def test_a_hub_that_answers_something_else_is_said(model_hub: Hub) -> None:
+def test_a_hub_that_answers_something_else_is_reported(model_hub: Hub) -> None:
     model_hub.failures[""] = HTMLResponse("<html>Please log in to this network.</html>")
     with pytest.raises(BundleError, match=REMEDY):
         Classifier.from_pretrained("hf-hub:lung/xray")
@@ -153,7 +153,7 @@ FAILURES: dict[str, tuple[Callable[[Hub], object], str]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("cached", [False, True], ids=["cold", "warm"])
 @pytest.mark.parametrize("failure", FAILURES)
-def test_a_start_is_bounded_whatever_the_hub_does(
+def test_a_start_takes_bounded_time_whichever_way_the_hub_fails(
     model_hub: Hub,
     bundled: Classifier,
     tmp_path: Path,
@@ -247,7 +247,7 @@ def test_a_start_opens_no_pickle(hub: Hub, make_bundle: MakeBundle, tmp_path: Pa
     assert not any("pytorch_model.bin" in request for request in hub.requests)
 
 
-def test_a_bundle_of_the_hub_that_cannot_be_read_is_said_without_paths(
+def test_a_bundle_of_the_hub_that_cannot_be_read_is_reported_without_paths(
     hub: Hub, make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
     bundle = make_bundle(TINY)

@@ -293,7 +293,7 @@ def test_opacity_and_colour_map_are_those_asked_for(sure: Prediction) -> None:
     assert (green_part > red + 20).any()
 
 
-def test_an_empty_map_is_said(sure: Prediction) -> None:
+def test_an_empty_map_is_reported(sure: Prediction) -> None:
     empty = predict(blind(sure.classifier), EXAMPLES[0])
     assert empty.explain("VIRAL").is_empty
     pdf = report(empty, target="VIRAL")
