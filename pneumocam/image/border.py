@@ -10,6 +10,7 @@ from pneumocam.image.load import Radiograph
 FLAT = 6  # grey levels that a border row or column may span, without its 5% darkest and brightest pixels
 EDGE = 0.02  # share of a side that the edge of a border may take, when it is blurred or a JPEG's
 STEEP = 3.0  # times the usual difference of two rows: in an edge it is more
+LONG = 0.2  # share of two rows' pixels that differ somewhere in an edge; a marker beside the border takes less
 SMALLEST = 0.4  # share of a side that must be left
 
 
@@ -52,9 +53,14 @@ def _flat_rows(pixels: NDArray[np.uint8]) -> int:
 
 def _edge_rows(rows: NDArray[np.uint8]) -> int:
     """How many rows from the top on belong to the edge of a border above, where one row differs much from the next."""
-    changes = np.abs(np.diff(rows.astype(np.int16), axis=0)).mean(1)  # (n - 1,)
-    steep = np.flatnonzero(changes[: round(EDGE * len(rows))] > STEEP * np.median(changes)) if changes.size else changes
-    return int(steep[-1]) + 1 if steep.size else 0
+    differences = np.abs(np.diff(rows.astype(np.int16), axis=0))  # (n - 1, W)
+    if not differences.size:
+        return 0
+    changes = differences.mean(1)
+    steep = np.flatnonzero(changes[: round(EDGE * len(rows))] > STEEP * np.median(changes))
+    if not steep.size or (differences[steep] > FLAT).mean(1).max() < LONG:
+        return 0
+    return int(steep[-1]) + 1
 
 
 def _flat(rows: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -154,7 +154,7 @@ def test_the_map_of_a_class_without_support_is_empty(page: Page, bundled: Classi
 
 
 def test_corrections_are_shown_beside_the_image(page: Page, tmp_path: Path) -> None:
-    with Image.open(NORMAL) as image:
+    with Image.open(EXAMPLES[4]) as image:  # which has no border
         pixels = np.asarray(image.convert("L"))
     Image.fromarray(pixels.astype(np.uint16) * 257).save(tmp_path / "sixteen.png")
     give(page, tmp_path / "sixteen.png")

@@ -67,6 +67,13 @@ def test_a_blurred_edge_is_cut_off_too(grey: int) -> None:
     assert changes[[0, 1, -2, -1]].max() < 2.5 * np.median(changes)
 
 
+@pytest.mark.parametrize("patient", ["NORMAL2-IM-1427", "person1949", "person1954"])
+def test_a_marker_beside_the_border_stays_whole(patient: str) -> None:
+    """Each has an R that begins 10 to 20 pixels from the left, on black."""
+    radiograph = load_radiograph(next(path for path in EXAMPLES if path.name.startswith(patient)))
+    assert radiograph.width - without_border(radiograph).width <= 4
+
+
 def test_a_small_chest_stays_as_it_is() -> None:
     framed = padded(load_radiograph(PLAIN), 1.0, 0)
     assert without_border(framed) is framed

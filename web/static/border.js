@@ -6,6 +6,7 @@
 const FLAT = 6; // grey levels
 const EDGE = 0.02; // share of a side that the edge of a border may take
 const STEEP = 3; // times the usual difference of two lines
+const LONG = 0.2; // share of two lines' pixels that differ somewhere in an edge; a marker beside the border takes less
 const SMALLEST = 0.4; // share of a side that must be left
 
 /**
@@ -53,15 +54,24 @@ function flatLines(lines, length, at) {
   let count = 0;
   while (count < lines && flat(count)) count++;
   if (!count || count === lines) return count;
+  const compared = Math.ceil(length / stride);
   const changes = Array.from({ length: lines - count - 1 }, (_, line) => {
-    let sum = 0;
-    for (let i = 0; i < length; i += stride) sum += Math.abs(at(count + line, i) - at(count + line + 1, i));
-    return sum;
+    const found = { sum: 0, unlike: 0 };
+    for (let i = 0; i < length; i += stride) {
+      const difference = Math.abs(at(count + line, i) - at(count + line + 1, i));
+      found.sum += difference;
+      found.unlike += Number(difference > FLAT);
+    }
+    return found;
   });
-  const usual = quantile([...changes].sort((a, b) => a - b), 0.5);
+  const usual = quantile(
+    changes.map(({ sum }) => sum).sort((a, b) => a - b),
+    0.5,
+  );
   let edge = Math.min(changes.length, Math.round(EDGE * (lines - count)));
-  while (edge && changes[edge - 1] <= STEEP * usual) edge--;
-  return count + edge;
+  while (edge && changes[edge - 1].sum <= STEEP * usual) edge--;
+  const steep = changes.slice(0, edge).filter(({ sum }) => sum > STEEP * usual);
+  return steep.some(({ unlike }) => unlike >= LONG * compared) ? count + edge : count;
 }
 
 /**
