@@ -62,12 +62,13 @@ def test_a_hub_that_hangs_leaves_the_bundled_model_to_answer_and_the_page_says_s
 
 
 def test_below_a_root_path_clients_are_told_the_whole_address(tmp_path: Path) -> None:
-    with running_app(tmp_path, GRADIO_ROOT_PATH="/lungs") as app:
+    with running_app(tmp_path, GRADIO_ROOT_PATH="/lungs", SPACE_HOST="you-lungs.hf.space") as app:
         config = httpx.get(f"{app.url}/config").json()
         page = httpx.get(f"{app.url}/").text
     assert config["root"].endswith("/lungs")
     assert 'src="/' not in page  # the page names its files relative to its own address
     assert 'href="/' not in page
+    assert 'content="https://you-lungs.hf.space/web/card.png?v=' in page  # so that a shared link shows the card
 
 
 @pytest.mark.parametrize("name", ["PNEUMOCAM_START_TIMEOUT", "GRADIO_SERVER_PORT", "PNEUMOCAM_IMAGES"])
