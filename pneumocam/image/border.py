@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from pneumocam.image.load import Radiograph
 
 FLAT = 6  # grey levels that a border row or column may span, without its 5% darkest and brightest pixels
+NARROW = 0.004  # share of a side; a narrower border stays, since training images have it too
 EDGE = 0.02  # share of a side that the edge of a border may take, when it is blurred or a JPEG's
 STEEP = 3.0  # times the usual difference of two rows: in an edge it is more
 LONG = 0.2  # share of two rows' pixels that differ somewhere in an edge; a marker beside the border takes less
@@ -15,7 +16,7 @@ SMALLEST = 0.4  # share of a side that must be left
 
 
 def without_border(radiograph: Radiograph) -> Radiograph:
-    """The radiograph without a flat border and its blurred edge, and a step that says so; else itself.
+    """The radiograph without a flat border of more than 0.4% of a side and its blurred edge, and a step; else itself.
 
     A border makes the chest smaller and moves it, and the network then gives another prediction for the same chest.
     Even a border of 1% of a side, or the few grey rows of its edge, can turn a prediction.
@@ -40,15 +41,18 @@ def border(pixels: NDArray[np.uint8]) -> tuple[int, int, int, int]:
 
 
 def _flat_rows(pixels: NDArray[np.uint8]) -> int:
-    """How many rows from the top on are flat, and belong to the edge of these."""
+    """How many rows from the top on are flat or the edge of these; 0 if no more than NARROW of all rows are flat."""
     some = pixels[:, :: max(1, pixels.shape[1] // 256)]
+    first = int(NARROW * len(some))
+    if not _flat(some[first : first + 1]).all():  # saves the search in an ordinary image
+        return 0
     flat = 0
     while flat < len(some):
-        block = _flat(some[flat : flat + (64 if flat else 1)])  # one row is enough for an ordinary image
+        block = _flat(some[flat : flat + 64])
         flat += int(np.argmin(np.append(block, False)))
         if not block.all():
             break
-    return flat + _edge_rows(some[flat:]) if flat else 0
+    return flat + _edge_rows(some[flat:]) if flat > first else 0
 
 
 def _edge_rows(rows: NDArray[np.uint8]) -> int:

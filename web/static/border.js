@@ -4,13 +4,14 @@
 /** @typedef {import("./decode.js").Radiograph} Radiograph */
 
 const FLAT = 6; // grey levels
+const NARROW = 0.004; // share of a side
 const EDGE = 0.02; // share of a side that the edge of a border may take
 const STEEP = 3; // times the usual difference of two lines
 const LONG = 0.2; // share of two lines' pixels that differ somewhere in an edge; a marker beside the border takes less
 const SMALLEST = 0.4; // share of a side that must be left
 
 /**
- * The radiograph without a flat border and its blurred edge, and a step that says so; else itself.
+ * The radiograph without a flat border of more than 0.4% of a side and its blurred edge, and a step; else itself.
  * @param {Radiograph} radiograph
  * @returns {Radiograph}
  */
@@ -38,7 +39,7 @@ export function withoutBorder(radiograph) {
 }
 
 /**
- * How many lines from the edge of the image on are flat, and belong to the edge of these.
+ * How many lines from the edge of the image on are flat or the edge of these; 0 if no more than NARROW of all are flat.
  * @param {number} lines
  * @param {number} length of a line
  * @param {(line: number, i: number) => number} at
@@ -51,9 +52,12 @@ function flatLines(lines, length, at) {
     values.sort((a, b) => a - b);
     return quantile(values, 0.95) - quantile(values, 0.05) <= FLAT;
   };
+  const first = Math.floor(NARROW * lines);
+  if (!flat(first)) return 0;
   let count = 0;
   while (count < lines && flat(count)) count++;
-  if (!count || count === lines) return count;
+  if (count <= first) return 0;
+  if (count === lines) return count;
   const compared = Math.ceil(length / stride);
   const changes = Array.from({ length: lines - count - 1 }, (_, line) => {
     const found = { sum: 0, unlike: 0 };
