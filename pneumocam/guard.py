@@ -27,6 +27,7 @@ from pneumocam.image import Radiograph, RadiographError
 
 SIDE = 64  # px, of the thumbnail
 GRID = 32  # cells, of the lung map
+COLOURED = 0.25  # share of strong colours; coloured marks and letters on a radiograph take less
 HEADS = ("inverted", "chest", "lateral", "cut_off", "poor_quality")  # after the four of the rotation
 
 Floats = NDArray[np.float32]
@@ -182,7 +183,7 @@ class Guard:
             if turns or inverted:
                 lungs, heads, features = self._run(_corrected(image, turns, inverted))
         measures = self.measures(lungs, heads, features)
-        refusal = self._refusal(measures)
+        refusal = self._refusal(measures, radiograph.colour)
         return Inspection(
             radiograph if refusal else _correct(radiograph, turns, inverted),
             refusal,
@@ -231,7 +232,9 @@ class Guard:
             return 0, False
         return best % 4, best >= 4
 
-    def _refusal(self, measures: Mapping[str, float]) -> NotAChestRadiograph | None:
+    def _refusal(self, measures: Mapping[str, float], colour: float) -> NotAChestRadiograph | None:
+        if colour > COLOURED:
+            return NotAChestRadiograph(REFUSAL, can_be_forced=False)
         t = self.thresholds
         chest, area, distance = (measures[name] for name in ("chest", "lung_area", "distance"))
         if chest >= t.chest and t.lung_area[0] <= area <= t.lung_area[1] and distance <= t.far:

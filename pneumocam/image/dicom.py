@@ -162,7 +162,7 @@ def _check_bits(dataset: FileDataset) -> list[str]:
 
 def _from_colour(values: Array, dataset: FileDataset) -> Shown:
     if values.dtype == np.uint8:
-        return flatten(Image.fromarray(values))
+        return flatten(Image.fromarray(values))[:2]
     if values.dtype.kind != "u":
         raise _unsupported("has signed colour")
     if values.dtype.itemsize > 2:

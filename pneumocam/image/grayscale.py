@@ -10,12 +10,13 @@ from pneumocam.image.levels import Levels, bands, levels_of, tissue_range
 
 _FULL_SCALES = (255, 1023, 4095, 16383, 65535)
 _BORDER = 0.1  # of the edge
+_STRONG = 24  # of the 128 levels that Cb and Cr can be away from grey
 
 Array = NDArray[Any]
 
 
-def flatten(picture: Image.Image) -> tuple[NDArray[np.uint8], list[str]]:
-    """(H, W) uint8 and the steps to it, from any mode of 8 bits or fewer."""
+def flatten(picture: Image.Image) -> tuple[NDArray[np.uint8], list[str], float]:
+    """(H, W) uint8, the steps to it, and the share of strong colours, from any mode of 8 bits or fewer."""
     width, height = picture.size
     pixels = np.empty((height, width), np.uint8)
     coloured, transparent = picture.mode not in ("1", "L", "LA", "La"), False
@@ -27,7 +28,17 @@ def flatten(picture: Image.Image) -> tuple[NDArray[np.uint8], list[str]]:
                 band = Image.alpha_composite(Image.new("RGBA", band.size, "black"), band)
                 transparent = True
         pixels[rows] = np.asarray((band if band.mode in ("1", "L") else band.convert("RGB")).convert("L"))
-    return pixels, ["transparency laid on black"] * transparent + ["colour converted to grey"] * coloured
+    steps = ["transparency laid on black"] * transparent + ["colour converted to grey"] * coloured
+    return pixels, steps, strong_colours(picture) if coloured else 0.0
+
+
+def strong_colours(picture: Image.Image) -> float:
+    """The share of a picture in [0, 1] whose colour is no tint: it does not follow from the brightness, as in sepia."""
+    small = picture.resize((64, 64), Image.Resampling.BOX, reducing_gap=2.0).convert("RGB").convert("YCbCr")
+    luminance, *chroma = np.asarray(small, np.float64).reshape(-1, 3).T
+    known = np.stack([np.ones_like(luminance), luminance], 1)
+    tints = [known @ np.linalg.lstsq(known, channel, rcond=None)[0] for channel in chroma]
+    return float(np.mean(np.hypot(chroma[0] - tints[0], chroma[1] - tints[1]) > _STRONG))
 
 
 def flatten_deep(channels: Array) -> tuple[NDArray[np.uint8], list[str]]:

@@ -51,11 +51,13 @@ class Radiograph:
         source_format: what it was read from: "JPEG", "MPO", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "AVIF",
             "HEIF", "DICOM", "PIL", "array".
         steps: what was done to get there, in order and in words; empty when the pixels are as they came.
+        colour: share of the picture in [0, 1] that had strong colours, which no radiograph has; a tint is none.
     """
 
     pixels: NDArray[np.uint8] = field(repr=False)
     source_format: str
     steps: tuple[str, ...]
+    colour: float = 0.0
 
     def __repr__(self) -> str:
         steps = f", {len(self.steps)} steps" if self.steps else ""
@@ -113,10 +115,10 @@ def load_radiograph(source: Source, *, max_bytes: int = 20_000_000, max_pixels: 
             decoded = _guarded(from_encoded, data, str(signature.lastgroup), max_pixels, what=signature.lastgroup)
         else:
             raise NotAnImage(f"The upload is no picture that is known here. {_ACCEPTED}; save it as PNG.")
-    pixels, source_format, steps = decoded
+    pixels, source_format, steps, colour = decoded
     steps += check_contrast(pixels)
     pixels.setflags(write=False)
-    return Radiograph(pixels, source_format, tuple(steps))
+    return Radiograph(pixels, source_format, tuple(steps), colour)
 
 
 def _read(source: str | os.PathLike[str] | bytes | BinaryIO, max_bytes: int) -> bytes:
@@ -184,12 +186,12 @@ def _from_array(array: Array, max_pixels: int) -> Decoded:
             "float, and (H, W, 3 or 4) uint8; convert it."
         )
     check_size(array.shape[1], array.shape[0], max_pixels)
-    pixels, steps = to_uint8(array) if plane else flatten(Image.fromarray(array))
-    return pixels, "array", steps
+    pixels, steps, colour = (*to_uint8(array), 0.0) if plane else flatten(Image.fromarray(array))
+    return pixels, "array", steps, colour
 
 
 def _from_dicom(data: bytes, max_pixels: int) -> Decoded:
     from pneumocam.image.dicom import from_dicom  # pydicom, which most images do not need
 
     pixels, steps = from_dicom(data, max_pixels)
-    return pixels, "DICOM", steps
+    return pixels, "DICOM", steps, 0.0

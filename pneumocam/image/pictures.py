@@ -19,7 +19,7 @@ _PROFILES = ("Raw profile type exif", "Raw profile type APP1")  # of a PNG by Im
 _LONGEST_PROFILE = 400_000  # characters
 
 Array = NDArray[Any]
-Decoded = tuple[NDArray[np.uint8], str, list[str]]  # pixels (H, W), source format, steps
+Decoded = tuple[NDArray[np.uint8], str, list[str], float]  # pixels (H, W), format, steps, share of strong colours
 
 
 def from_encoded(data: bytes, file_format: str, max_pixels: int) -> Decoded:
@@ -34,8 +34,8 @@ def from_encoded(data: bytes, file_format: str, max_pixels: int) -> Decoded:
         picture = _open(_cut_behind(data, picture.tile[0].offset), file_format)
     if pages == 1:
         return from_picture(picture, max_pixels, data)
-    pixels, source_format, steps = from_picture(picture, max_pixels, data, page=page, single=True)
-    return pixels, source_format, [f"main page of {pages} in the TIFF, without its thumbnail", *steps]
+    pixels, source_format, steps, colour = from_picture(picture, max_pixels, data, page=page, single=True)
+    return pixels, source_format, [f"main page of {pages} in the TIFF, without its thumbnail", *steps], colour
 
 
 def _main_page(data: bytes) -> tuple[int, int]:
@@ -64,9 +64,9 @@ def _from_subprocess(data: bytes, file_format: str, max_pixels: int) -> Decoded:
     steps = ["rotated by EXIF orientation"] * bool(turned)
     if values.dtype == np.uint16:
         pixels, more = to_uint8(values)
-    else:
-        pixels, more = flatten(Image.fromarray(values))
-    return pixels, file_format, more + steps
+        return pixels, file_format, more + steps, 0.0
+    pixels, more, colour = flatten(Image.fromarray(values))
+    return pixels, file_format, more + steps, colour
 
 
 def _open(data: bytes, file_format: str, page: int = 0) -> ImageFile.ImageFile:
@@ -110,7 +110,7 @@ def from_picture(
         picture.load()  # which reads the texts behind the pixels
     came_turned = _orientation(picture) > 1
     picture.load()
-    pixels, steps = _grey(picture, deep)
+    pixels, steps, colour = _grey(picture, deep)
     # Pillow has turned a TIFF by now, and then no longer says that it needs turning.
     if (orientation := _orientation(picture)) > 1:
         upright = Image.fromarray(pixels)
@@ -118,7 +118,7 @@ def from_picture(
         pixels = np.array(ImageOps.exif_transpose(upright))
     if came_turned:
         steps.append("rotated by EXIF orientation")
-    return pixels, picture.format or "PIL", steps
+    return pixels, picture.format or "PIL", steps, colour
 
 
 def _is_expensive(picture: Image.Image) -> bool:
@@ -161,15 +161,15 @@ def _profile_exif(profile: str) -> Image.Exif:
     return found
 
 
-def _grey(picture: Image.Image, deep: Array | None) -> tuple[NDArray[np.uint8], list[str]]:
+def _grey(picture: Image.Image, deep: Array | None) -> tuple[NDArray[np.uint8], list[str], float]:
     if deep is not None:
-        return flatten_deep(deep)
+        return *flatten_deep(deep), 0.0
     if picture.mode not in ("I", "F") and not picture.mode.startswith("I;16"):
         return flatten(picture)
     # Pillow inverts WhiteIsZero for up to 8 bits only.
     negative = getattr(picture, "tag_v2", {}).get(ExifTags.Base.PhotometricInterpretation) == 0
     pixels, steps = to_uint8(np.asarray(picture), negative=negative)
-    return pixels, steps + ["inverted (WhiteIsZero)"] * negative
+    return pixels, steps + ["inverted (WhiteIsZero)"] * negative, 0.0
 
 
 def _read_deep(data: bytes, file_format: str, page: int) -> Array | None:

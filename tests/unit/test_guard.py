@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 import pytest
 import sklearn.datasets
+from matplotlib import colormaps
 from PIL import Image, ImageFilter
 from pydantic import ValidationError
 
@@ -81,6 +82,22 @@ def test_other_pictures_are_refused_even_if_forced(bundled: Classifier, picture:
             predict(bundled, picture[1], force=force)
         assert caught.value.code == "not_a_chest_radiograph"
         assert not caught.value.can_be_forced
+
+
+def test_strong_colours_are_refused_and_a_tint_is_not(bundled: Classifier) -> None:
+    grey = load_radiograph(EXAMPLES[0])
+    expected = predict(bundled, grey).probabilities["NORMAL"]
+    for tint in ((255, 235, 190), (190, 215, 255)):  # sepia, and the blue of a film
+        tinted = np.rint(grey.pixels[..., None] * (np.array(tint) / 255)).astype(np.uint8)
+        assert predict(bundled, tinted).probabilities["NORMAL"] == pytest.approx(expected, abs=0.02)
+    marked = np.stack([grey.pixels] * 3, 2)
+    marked[100:300, 100:400] = (255, 0, 0)
+    assert load_radiograph(marked).colour == pytest.approx(marked[100:300, 100:400].size / marked.size, abs=0.01)
+    predict(bundled, marked)
+    rainbow = colormaps["jet"](grey.pixels, bytes=True)[..., :3]
+    with pytest.raises(NotAChestRadiograph) as caught:
+        predict(bundled, rainbow, force=True)
+    assert not caught.value.can_be_forced
 
 
 def test_a_border_case_can_be_forced(bundled: Classifier) -> None:
