@@ -100,7 +100,8 @@ def greys(bits: int = 8) -> Array:
 
 
 def colour() -> Image.Image:
-    return Image.fromarray(np.dstack([greys(), greys()[::-1], greys()]))
+    """The same in sepia: the guard refuses strong colours."""
+    return Image.fromarray(np.dstack([np.rint(share * greys()).astype(np.uint8) for share in (1, 0.9, 0.75)]))
 
 
 def encode(picture: Array | Image.Image, file_format: str, **options: Any) -> bytes:
