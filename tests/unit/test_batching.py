@@ -17,6 +17,8 @@ from pneumocam.batching import Batcher, traced
 from pneumocam.predict import MAX_BATCH
 from tests.conftest import EXAMPLES
 
+pytestmark = pytest.mark.slow  # each test runs the network many times
+
 
 class Gated(torch.nn.Module):
     """The network itself, which notes how many images each pass has and can be held up before one."""
@@ -88,7 +90,6 @@ def numbers(prediction: Prediction) -> list[Any]:
     return [prediction.to_dict(), *maps]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("max_batch", [1, 3, MAX_BATCH])
 def test_a_prediction_does_not_depend_on_the_batch(
     bundled: Classifier, images: list[Radiograph], alone: list[Any], pool: ThreadPoolExecutor, max_batch: int
@@ -96,7 +97,6 @@ def test_a_prediction_does_not_depend_on_the_batch(
     assert [numbers(answer) for answer in pool.map(Batcher(bundled, max_batch=max_batch), images)] == alone
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("max_batch", [1, 3, MAX_BATCH])
 def test_a_traced_network_gives_the_same_predictions(
     gated: Classifier, images: list[Radiograph], alone: list[Any], pool: ThreadPoolExecutor, max_batch: int
@@ -108,7 +108,6 @@ def test_a_traced_network_gives_the_same_predictions(
     assert gated.network.passes == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["decides", "refuses"])
 def test_a_network_that_cannot_be_recorded_stays_as_it_is(
     gated: Classifier, images: list[Radiograph], monkeypatch: pytest.MonkeyPatch, kind: str

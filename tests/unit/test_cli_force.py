@@ -12,6 +12,8 @@ from pneumocam import Classifier, predict
 from pneumocam.cli import main
 from tests.conftest import EXAMPLES, ROOT
 
+pytestmark = pytest.mark.slow  # each test runs the guard and the network
+
 PHOTOGRAPH = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
 
 

@@ -37,6 +37,7 @@ def test_features_and_logits_are_those_of_pytorch(
     assert __file__.rpartition("/tests/")[0].encode() not in written
 
 
+@pytest.mark.slow
 def test_the_guards_outputs_are_those_of_pytorch(bundled: Classifier, tmp_path: Path) -> None:
     guard = bundled.guard
     assert guard

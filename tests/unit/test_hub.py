@@ -29,6 +29,7 @@ def model_hub(hub: Hub, make_bundle: MakeBundle) -> Hub:
     return hub
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("revision", ["", "@", "@main", "@v1", "@refs/pr/1", "@sha"])
 def test_a_revision_of_a_hub_repository(model_hub: Hub, revision: str) -> None:
     old, new = model_hub.repositories["lung/xray"].commits

@@ -271,6 +271,7 @@ def test_a_modality_in_lower_case_or_padded(written: bytes) -> None:
     np.testing.assert_array_equal(load_radiograph(data).pixels, GREYS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "keyword", ["PixelRepresentation", "SamplesPerPixel", "BitsStored", "HighBit", "PhotometricInterpretation"]
 )

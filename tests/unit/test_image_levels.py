@@ -180,6 +180,7 @@ def test_padding_that_would_cover_the_image_is_not_believed() -> None:
     assert radiograph.steps[0].startswith("padding ignored")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_8_bit_examples_keep_their_pixels_in_every_container(path: Any) -> None:
     grey = np.asarray(Image.open(path).convert("L"))

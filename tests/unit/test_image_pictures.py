@@ -96,6 +96,7 @@ def heif(picture: Image.Image, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("no_jp2", [False, True])
 def test_jpeg_2000(no_jp2: bool) -> None:
     for pixels, expected in ((GREYS, GREYS), (greys(16), np.rint(greys(16) / 257)), (greys(12), GREYS_8_OF_12)):
@@ -131,6 +132,7 @@ def test_heic_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     refused(data, NotAnImage, "not_an_image", "HEIC", "Save it as JPEG")
 
 
+@pytest.mark.slow
 def test_limits_of_what_is_decoded_in_a_subprocess() -> None:
     grey, rgb = encode(GREYS, "JPEG2000"), encode(colour(GREYS), "JPEG2000")
     refused(grey, TooLarge, "too_large", "80 x 96", max_pixels=7679)

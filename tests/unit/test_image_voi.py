@@ -179,6 +179,7 @@ def test_an_unusable_voi_lut_leaves_the_next_and_the_window(item: Dataset) -> No
     assert near(radiograph, CURVE[STORED])
 
 
+@pytest.mark.slow
 def test_an_oversized_window_leaves_the_rest() -> None:
     dataset = dicom(STORED, 12, WindowWidth=2500)
     dataset.add_new("WindowCenter", "UC", "1\\" * 600_000)

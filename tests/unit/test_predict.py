@@ -213,6 +213,7 @@ def test_to_dict_of_a_rejection_is_plain_json(make_classifier: MakeClassifier) -
 # Streams
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
 @pytest.mark.parametrize("architecture", ["test_resnet", "tf_efficientnet_lite0", "convnext_atto"])
 def test_batches_answer_as_single_images_do(

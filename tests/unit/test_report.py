@@ -25,6 +25,8 @@ from pneumocam import DISCLAIMER, Classifier, OperatingPoint, Prediction, Radiog
 from pneumocam.report import report
 from tests.conftest import EXAMPLES, blind
 
+pytestmark = pytest.mark.slow  # each report takes a second
+
 DATE = datetime.date(2026, 3, 9)
 BACTERIAL, DOUBTFUL = EXAMPLES[8], EXAMPLES[11]
 MakeBundle = Callable[..., Path]
@@ -159,7 +161,6 @@ def test_no_probability_is_shown_as_certain(sure: Prediction) -> None:
     assert "NORMAL 0.1% BACTERIAL 99.9% VIRAL 0.1%" in text_of(report(near))
 
 
-@pytest.mark.slow
 def test_measured_figures_are_those_of_the_point_in_use(bundled: Classifier) -> None:
     assert bundled.metrics
     for name, row in bundled.metrics["operating_points"].items():
@@ -179,7 +180,6 @@ def broken(metrics: Any, *keys: str, value: Any = None) -> Any:
     return metrics
 
 
-@pytest.mark.slow
 def test_figures_that_are_missing_foreign_or_of_another_threshold_are_left_out(bundled: Classifier) -> None:
     row = ("operating_points", "balanced")
     for metrics in (
@@ -233,7 +233,6 @@ def test_names_of_a_model_may_have_any_letters_and_length(strange: Classifier, n
     assert f"Idlocal-dir:{shown}Revision" in text.replace(" ", "")
 
 
-@pytest.mark.slow
 def test_nothing_tells_whose_image_it_was(bundled: Classifier, tmp_path: Path) -> None:
     path = tmp_path / "Roentgen_Anna_1895.jpeg"
     path.write_bytes(BACTERIAL.read_bytes())
@@ -281,7 +280,6 @@ def test_the_pictures_are_the_image_and_the_overlay(sure: Prediction, target: st
         assert np.abs(np.asarray(picture, int) - expected).mean() < 1  # outlined after the image was made smaller
 
 
-@pytest.mark.slow
 def test_opacity_and_colour_map_are_those_asked_for(sure: Prediction) -> None:
     assert sure.radiograph
     unguarded = replace(sure.classifier, guard=None)  # with a guard, the lung fields are outlined
@@ -304,7 +302,6 @@ def test_an_empty_map_is_reported(sure: Prediction) -> None:
     check_margins(empty)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "size", [(64, 64), (6000, 6000), (6000, 64), (64, 6000), (700, 1000), (64, 500_000), (500_000, 64)]
 )
@@ -360,7 +357,6 @@ def test_the_png_is_the_same_page_as_pixels(sure: Prediction) -> None:
     check_margins(sure)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("format", ["pdf", "png"])
 def test_the_same_prediction_gives_the_same_bytes_in_any_thread_and_setting(
     sure: Prediction, doubtful: Prediction, format: Literal["pdf", "png"]
