@@ -78,7 +78,7 @@ def measured() -> str:
         "Sensitivity": binary["sensitivity"],
         "Specificity": binary["specificity"],
         "Specificity at 97% sensitivity": binary["specificity_at_sensitivity_97"],
-        "Calibration error (ECE)": binary["ece"],
+        "Calibration error (ECE)": METRICS["calibration"]["ece"],
         "Brier score": binary["brier"],
         "AUROC, BACTERIAL against VIRAL": METRICS["subtype"]["auroc"],
     }
@@ -111,6 +111,17 @@ def sources() -> str:
     return table(
         ("images", "n", "AUROC", "sensitivity", "specificity", "AUROC, subtype"),
         ((name, row["n"], *(shown(row[column]) if column in row else "" for column in columns)) for name, row in rows),
+    )
+
+
+def calibration() -> str:
+    rows = {name: row["calibration"] for name, row in METRICS["by_source"].items()} | {"all": METRICS["calibration"]}
+    return table(
+        ("images", "prevalence", "calibration error", "of true probabilities"),
+        (
+            (name, f"{row['prevalence']:.0%}", shown(row["ece"]), f"{row['ece_of_calibrated']:.3f}")
+            for name, row in rows.items()
+        ),
     )
 
 
@@ -280,6 +291,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "command": command,
     "classes": classes,
     "sources": sources,
+    "calibration": calibration,
     "operating-points": operating_points,
     "coverage": coverage,
     "without-lungs": without_lungs,

@@ -52,7 +52,18 @@ from train.data import (
 from train.figures import draw, draw_failures
 from train.maps import masked, measure_maps
 from train.metrics import Floats, binary_probability
-from train.scored import Scored, at_point, by_console, by_folder, by_size, by_source, coverage, measure, part
+from train.scored import (
+    Scored,
+    at_point,
+    by_console,
+    by_folder,
+    by_size,
+    by_source,
+    calibration,
+    coverage,
+    measure,
+    part,
+)
 
 CARD = Path(__file__).parents[1] / "model_card.md"
 HOSPITALS = "hospitals.json"  # in a bundle: figures of models of one source on the images of another
@@ -121,6 +132,10 @@ def run(config: Config) -> dict[str, Any]:
     def describe(one: Scored) -> dict[str, Any]:
         return part(one, threshold=point.threshold, **config.intervals)
 
+    def calibrated(some: list[Scored]) -> dict[str, Any]:
+        return calibration(some, 1 - classifier.prior["NORMAL"], **config.intervals) if classifier.prior else {}
+
+    parts = by_source(scored)
     metrics = {
         "model": {"id": classifier.id, "revision": classifier.revision},
         "split": _describe(config, classifier, manifest),
@@ -134,9 +149,11 @@ def run(config: Config) -> dict[str, Any]:
         "operating_points": _points(scored, classifier, config),
         "risk_coverage": coverage(scored, point.threshold, **config.intervals),
         "by_source": {
-            name: describe(one) | {"operating_points": _points(one, classifier, config)}
-            for name, one in by_source(scored).items()
+            name: describe(one)
+            | {"operating_points": _points(one, classifier, config), "calibration": calibrated([one])}
+            for name, one in parts.items()
         },
+        "calibration": calibrated(list(parts.values())),
         "by_folder": {name: describe(one) for name, one in by_folder(copies, roots).items()},
         "by_size": {name: describe(one) for name, one in by_size(scored, _originals(config)).items()},
         "by_console": by_console(scored, point.threshold, **config.intervals),

@@ -113,6 +113,26 @@ def expected_calibration_error(outcomes: ArrayLike, probabilities: ArrayLike, *,
     return gaps / sum(row["n"] for row in table)
 
 
+def expected_error_of_calibrated(probabilities: ArrayLike, *, bins: int = 15, draws: int = 200, seed: int = 0) -> float:
+    """The calibration error that these probabilities would get on average if they were true.
+
+    Bins of few images differ from their mean probability by chance alone, so the calibration error of a perfect model
+    is above 0 (Bröcker and Smith, "Increasing the Reliability of Reliability Diagrams", 2007, resample so too).
+
+    Args:
+        probabilities: (N,) float in [0, 1].
+        bins: as in `reliability`.
+        draws: of outcomes, from 1.
+        seed: of the draws.
+
+    Raises:
+        ValueError: as `reliability`.
+    """
+    p = np.asarray(probabilities, dtype=np.float64)
+    rng = np.random.default_rng(seed)
+    return float(np.mean([expected_calibration_error(rng.random(p.shape) < p, p, bins=bins) for _ in range(draws)]))
+
+
 def evaluate(
     labels: ArrayLike,
     probabilities: ArrayLike,

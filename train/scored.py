@@ -1,13 +1,14 @@
 """Images with a model's predictions, and the figures of parts of them: sources, folders, sizes, classes, consoles."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 from sklearn.metrics import roc_auc_score
 
 from pneumocam import OperatingPoint
@@ -20,6 +21,8 @@ from train.metrics import (
     bootstrap,
     decide,
     evaluate,
+    expected_calibration_error,
+    expected_error_of_calibrated,
     margin,
     rate,
     risk_coverage,
@@ -118,6 +121,34 @@ def part(scored: Scored, *, threshold: float, **intervals: int) -> dict[str, Any
     binary = {name: figures["binary"][name] for name in names}
     subtype = {"subtype_auroc": figures["subtype"]["auroc"]} if "subtype" in figures else {}
     return {"n": figures["n"], "class_counts": figures["class_counts"], **binary, **subtype}
+
+
+def calibration(parts: Sequence[Scored], prior: float, **intervals: int) -> dict[str, Any]:
+    """How far the probabilities are true once they are restated for the prevalence of the images.
+
+    Args:
+        parts: images of one source each, which has a prevalence of its own.
+        prior: the prevalence that the probabilities are stated for, in (0, 1).
+        intervals: `resamples` and `seed`, as in `train.metrics.evaluate`.
+
+    Returns:
+        `prevalence` of all images, their `ece`, and `ece_of_calibrated`, what true probabilities would get on average;
+        empty if no part has both normal and ill images.
+    """
+    parts = [one for one in parts if 0 < one.ill.mean() < 1]
+    if not parts:
+        return {}
+    ill, groups = np.concatenate([one.ill for one in parts]), [group for one in parts for group in one.groups]
+    restated = []
+    for one in parts:
+        shift = special.logit(one.ill.mean()) - special.logit(prior)  # Saerens et al. 2002, as in Classifier
+        restated.append(special.expit(special.logit(one.pneumonia) + shift))
+    p = np.concatenate(restated)
+    return {
+        "prevalence": float(ill.mean()),
+        "ece": bootstrap(lambda d: expected_calibration_error(ill[d], p[d]), groups, **intervals),
+        "ece_of_calibrated": expected_error_of_calibrated(p, seed=intervals.get("seed", 0)),
+    }
 
 
 def at_point(scored: Scored, point: OperatingPoint, **intervals: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from train.data import Augmentation, train_transform
-from train.data.augment import Picture, random_jpeg, random_tone, vary_surroundings
+from train.data.augment import Picture, random_frame, random_jpeg, random_tone, vary_surroundings
 from train.data.surroundings import SIDE, burned_in, erased, outside_of, replaced, stretched, with_text
 
 NONE = Augmentation(erase_text=0, paste_text=0, outside=0, stretch=0)
@@ -37,6 +37,21 @@ def lungs(side: int = 64) -> np.ndarray:
 
 def picture(pixels: np.ndarray, mask: np.ndarray | None = None) -> Picture:
     return Picture(pixels, burned_in(pixels, mask), mask)
+
+
+# --- frames
+
+
+def test_a_frame_is_flat_narrow_and_at_the_edges_only() -> None:
+    torch.manual_seed(0)
+    image = torch.full((1, 200, 150), 128, dtype=torch.uint8)
+    drawn = [random_frame(image)[0] for _ in range(50)]
+    assert all(torch.equal(one[12:-12, 10:-10], image[0, 12:-12, 10:-10]) for one in drawn)
+    rims = [float((one[:, 75] != 128).float().mean()) for one in drawn]  # above and below together
+    assert max(rims) < 0.08 + 8 / 200
+    assert np.mean([rim > 0 for rim in rims]) > 0.7
+    assert np.mean([int(one.min()) < 40 for one in drawn]) > 0.5  # most are black
+    assert max(int(one.max()) for one in drawn) > 150
 
 
 # --- text and outside

@@ -149,6 +149,31 @@ def test_a_mask_lies_at_the_images_path(tmp_path: Path) -> None:
     assert read_mask(None, "train/NORMAL/a.jpeg") is None
 
 
+def test_a_border_is_cut_off_an_image_and_off_its_mask(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pixels = np.zeros((200, 160), np.uint8)
+    pixels[40:, :120] = rng.integers(60, 250, (160, 120))
+    mask = np.zeros((100, 80), np.uint8)
+    mask[20:, :60] = 255
+    for label in ("NORMAL", "PNEUMONIA"):
+        for folder, array in (("images", pixels), ("masks", mask)):
+            path = tmp_path / folder / "train" / label / "person1_bacteria_1.png"
+            path.parent.mkdir(parents=True)
+            Image.fromarray(array).save(path)
+    found = labelled_folder(sources(tmp_path / "images")).images
+    options: dict[str, Any] = {"size": 32, "mean": [0.5], "std": [0.25], "augment": Augmentation(), "seed": 0}
+    dataset = TrainingImages(found, [tmp_path / "images"], SUBTYPES, masks={"made": tmp_path / "masks"}, **options)
+    for (picture,) in dataset.pictures:
+        assert picture.pixels.shape == (160, 120)
+        assert picture.lungs is not None
+        assert picture.lungs.shape == (80, 60)
+        assert picture.lungs.all()
+    validation = ValidationImages(
+        found, [tmp_path / "images"], SUBTYPES, lambda radiograph: torch.tensor(radiograph.pixels)
+    )
+    assert validation[0][0].shape == (160, 120)
+
+
 def test_an_image_that_cannot_be_read_is_named(images: tuple[list[LabelledImage], Path]) -> None:
     path = images[1] / images[0][0].path
     path.write_bytes(b"no picture")

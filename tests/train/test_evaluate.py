@@ -17,12 +17,13 @@ from tests.conftest import SUBTYPES, write_kaggle_folder
 from tests.train.made import sources
 from train import evaluate
 from train.audit import COUNTERFACTUALS, SURROUNDINGS
-from train.data import DataError, Manifest, build_manifest, labelled_folder, sources_from
+from train.data import DataError, LabelledImage, Manifest, build_manifest, labelled_folder, sources_from
 from train.evaluate import run
 from train.fit import Config as TrainingConfig
 from train.fit import fit
 from train.metrics import binary_probability
 from train.metrics import evaluate as measure
+from train.scored import Scored, calibration
 
 BINARY = ("NORMAL", "PNEUMONIA")
 FIGURES = {"metrics.json", "confusion.png", "roc.png", "reliability.png", "risk_coverage.png"}
@@ -361,6 +362,33 @@ def test_figures_are_given_for_each_source_and_over_all(of_two: dict[str, Any]) 
     flips = of_two["audit"]["counterfactuals"]["any_re_encoding"]["by_source"]
     assert set(flips) == {"children", "adults"}
     assert of_two["command"].startswith("python -m train.evaluate bundle --data children=DIR adults=DIR ")
+
+
+def scored(pneumonia: np.ndarray, ill: np.ndarray, source: str) -> Scored:
+    labels = ["PNEUMONIA" if one else "NORMAL" for one in ill]
+    images = [
+        LabelledImage(source, str(i), 0, "", label, str(i), str(i), "", group=i) for i, label in enumerate(labels)
+    ]
+    both = np.stack([1 - pneumonia, pneumonia], axis=1)
+    none = np.zeros(len(ill), bool)
+    return Scored(images, [Path(source)] * len(ill), [[]] * len(ill), none, both, ("NORMAL", "PNEUMONIA"))
+
+
+def test_probabilities_are_judged_at_the_prevalence_of_each_source() -> None:
+    true = np.repeat([0.1, 0.5, 0.8], [300, 100, 200])
+    ill = np.concatenate([np.arange(n) < round(n * p) for n, p in ((300, 0.1), (100, 0.5), (200, 0.8))])
+    prevalence = float(ill.mean())  # 0.4
+    odds = true / (1 - true) / (prevalence / (1 - prevalence))  # restated for 50%
+    one = scored(odds / (1 + odds), ill, "one")
+    other = scored(1 - odds / (1 + odds), ~ill, "other")  # 60% are ill
+    for parts in ([one], [other], [one, other], [one, scored(np.ones(9), np.ones(9, bool), "all ill")]):
+        found = calibration(parts, 0.5, resamples=20)
+        assert found["ece"]["value"] == pytest.approx(0, abs=1e-9)
+        assert 0.01 < found["ece_of_calibrated"] < 0.06
+    assert found["prevalence"] == pytest.approx(prevalence)
+    wrong = calibration([one], 0.2, resamples=20)  # as if they were stated for 20%
+    assert wrong["ece"]["value"] > 0.1
+    assert calibration([scored(np.ones(9), np.ones(9, bool), "all ill")], 0.5) == {}
 
 
 def test_groups_of_class_and_text_have_their_share_right(of_two: dict[str, Any]) -> None:

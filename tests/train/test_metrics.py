@@ -19,6 +19,7 @@ from train.metrics import (
     decide,
     evaluate,
     expected_calibration_error,
+    expected_error_of_calibrated,
     rate,
     reliability,
     risk_coverage,
@@ -442,3 +443,14 @@ def test_risk_coverage_answers_the_surest_first() -> None:
     assert report["curve"][-1] == [1, pytest.approx(3 / 12)]
     errors = 1 - np.cumsum(right) / np.arange(1, 13)
     assert report["aurc"] == pytest.approx(errors.mean())
+
+
+def test_true_probabilities_get_the_error_that_is_expected_of_them() -> None:
+    rng = np.random.default_rng(5)
+    p = rng.beta(0.5, 0.5, 70)
+    errors = [expected_calibration_error(rng.random(70) < p, p) for _ in range(400)]
+    expected = expected_error_of_calibrated(p, draws=400)
+    assert expected == pytest.approx(np.mean(errors), rel=0.05)
+    assert expected > 0.08  # few images
+    assert expected_error_of_calibrated(np.tile(p, 40)) < 0.03
+    assert expected_error_of_calibrated([0.0, 1.0, 1.0]) == 0

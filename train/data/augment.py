@@ -34,7 +34,7 @@ class Augmentation:
     outside: float = 0.5
     """How often all but the lungs is replaced, in an image whose lung mask is known."""
     stretch: float = 0.5
-    """How often the 2nd to 98th percentile of grey levels is stretched to the full range."""
+    """How often grey levels are stretched to the full range, and the darkest 6% and brightest 12% at most made flat."""
     crop_scale: float = 0.2
     """Smallest share of the image that a crop keeps, of its area."""
     crop_aspect: float = 1.5
@@ -53,6 +53,8 @@ class Augmentation:
     """Strength of the changes of brightness, contrast and gamma, from 0."""
     tone: float = 0.9
     """How often a random tone curve is laid over the image."""
+    frame: float = 0.3
+    """How often flat strips are drawn along the edges, each at most 4% of the side wide, sharp or soft."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +85,7 @@ def vary_surroundings(
     if picture.lungs is not None and _happens(augment.outside):
         outside = _any_outside(pixels, outsides)
         pixels = replaced(pixels, picture.lungs, outside, grow=2 * _below(7), soft=1 + 3 * _uniform())
-    return stretched(pixels) if _happens(augment.stretch) else pixels
+    return stretched(pixels, 6 * _uniform(), 100 - 12 * _uniform()) if _happens(augment.stretch) else pixels
 
 
 def _moved(layer: Pixels) -> Pixels:
@@ -153,6 +155,7 @@ def train_transform(
                 size, scale=(a.crop_scale, 1.0), ratio=(1 / a.crop_aspect, a.crop_aspect), antialias=True
             ),
             v2.RandomHorizontalFlip(),
+            v2.RandomApply([v2.Lambda(random_frame)], p=a.frame),
             v2.RandomApply([v2.Lambda(_random_sharpness)], p=a.sharpness),
             v2.RandomApply([v2.Lambda(random_tone)], p=a.tone),
             v2.RandomAutocontrast(p=0.2 * min(a.photometric, 1)),
@@ -171,6 +174,25 @@ def random_jpeg(image: torch.Tensor) -> torch.Tensor:
     file = io.BytesIO()
     Image.fromarray(image[0].numpy()).save(file, "JPEG", quality=int(torch.randint(25, 96, ())))
     return torch.from_numpy(np.array(Image.open(file))).expand_as(image)  # (C, H, W)
+
+
+def random_frame(image: torch.Tensor) -> torch.Tensor:
+    """Flat strips along some edges of the `(C, H, W)` image, as collimators, scanners and programs leave them.
+
+    Each is at most 4% of the side wide, mostly black, and its inner edge takes up to 4 pixels. `without_border` leaves
+    narrow strips and parts of soft edges, and an untrained network takes them for a sign.
+    """
+    height, width = image.shape[1:]
+    soft = 0.5 + 3.5 * _uniform()  # px
+    kept = torch.ones(height, width)
+    for side, size in ((0, height), (1, height), (2, width), (3, width)):
+        if _happens(0.7):
+            distance = torch.arange(size) + 0.5  # px from the edge
+            inside = ((distance - 0.04 * size * _uniform()) / soft + 0.5).clamp(0, 1)  # (size,)
+            inside = inside.flip(0) if side % 2 else inside
+            kept *= inside[:, None] if side < 2 else inside
+    grey = 0.0 if _happens(0.7) else 255 * _uniform()
+    return (image * kept + grey * (1 - kept)).round().to(torch.uint8)
 
 
 def _random_sharpness(image: torch.Tensor) -> torch.Tensor:

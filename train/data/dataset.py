@@ -13,7 +13,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from pneumocam.image import Radiograph, RadiographError, load_radiograph
+from pneumocam.image import Radiograph, RadiographError, load_radiograph, without_border
+from pneumocam.image.border import border
 from train.data.augment import Augmentation, Picture, train_transform, vary_surroundings
 from train.data.folders import DataError
 from train.data.manifest import LabelledImage
@@ -42,7 +43,7 @@ class ValidationImages(Dataset[tuple[torch.Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         image = self.images[index]
-        return self.transform(_load(self.roots[image.root] / image.path)), self.labels[index]
+        return self.transform(without_border(_load(self.roots[image.root] / image.path))), self.labels[index]
 
 
 class TrainingImages(Dataset[tuple[torch.Tensor, int]]):
@@ -166,15 +167,26 @@ def _pictures(
     copies: Sequence[Sequence[LabelledImage]], roots: Sequence[Path], masks: Mapping[str, Path]
 ) -> list[list[Picture]]:
     def read(image: LabelledImage) -> Picture:
-        picture = _load(roots[image.root] / image.path).to_pil()
+        radiograph, lungs = _load(roots[image.root] / image.path), read_mask(masks.get(image.source), image.path)
+        height, width = radiograph.pixels.shape
+        above, below, left, right = border(radiograph.pixels)
+        box = (left / width, above / height, 1 - right / width, 1 - below / height)
+        picture = without_border(radiograph).to_pil()  # as in use
         picture.thumbnail((LONGER_SIDE, LONGER_SIDE), Image.Resampling.BICUBIC)
-        pixels, lungs = np.array(picture), read_mask(masks.get(image.source), image.path)
+        pixels, lungs = np.array(picture), None if lungs is None else _part(lungs, box)
         return Picture(pixels, burned_in(pixels, lungs), lungs)
 
     flat = [image for one in copies for image in one]
     with ThreadPoolExecutor() as pool:
         read_in = iter(list(tqdm(pool.map(read, flat), "Reading images", len(flat), unit="image", leave=False)))
     return [[next(read_in) for _ in one] for one in copies]
+
+
+def _part(mask: Mask, box: tuple[float, float, float, float]) -> Mask:
+    """The part of a mask within left, upper, right and lower limits, each a share of the side."""
+    height, width = mask.shape
+    left, upper, right, lower = np.round(np.multiply(box, (width, height, width, height))).astype(int)
+    return mask[upper:lower, left:right]
 
 
 def _load(path: Path) -> Radiograph:

@@ -93,9 +93,9 @@ def outside_of(pixels: Pixels, lungs: Mask, width: int, height: int) -> NDArray[
     return (resized(pixels, width, height) * (1 - weight) + fill * weight).astype(np.float32)
 
 
-def stretched(pixels: Pixels) -> Pixels:
-    """Grey levels such that the 2nd percentile is black and the 98th white."""
-    low, high = np.percentile(pixels[::2, ::2], [2, 98])
+def stretched(pixels: Pixels, lowest: float = 2, highest: float = 98) -> Pixels:
+    """Grey levels such that one percentile is black and another white, and what lies beyond is flat."""
+    low, high = np.percentile(pixels[::2, ::2], [lowest, highest])
     return pixels if high - low < 8 else _pixels((pixels.astype(np.float32) - low) * (255 / (high - low)))
 
 
