@@ -190,6 +190,7 @@ class GuardThresholds(_Part):
         distance: Mahalanobis distance from the training radiographs, from which a radiograph is unlike them.
         far: distance from which an image is refused.
         lateral, cut_off, poor_quality: above it, the warning is given.
+        detail: least and most detail, as of `pneumocam.guard.detail`; beyond them the warning `poor_quality` is given.
     """
 
     chest: Number
@@ -202,6 +203,7 @@ class GuardThresholds(_Part):
     lateral: Number
     cut_off: Number
     poor_quality: Number
+    detail: tuple[Number, Number] = (0.0, 1000.0)
 
 
 class GuardDescription(_Part):

@@ -27,6 +27,7 @@ from pneumocam.image import Radiograph, RadiographError
 
 SIDE = 64  # px, of the thumbnail
 GRID = 32  # cells, of the lung map
+DETAIL_SIDE = 192  # px, of the larger thumbnail that sharpness and noise are measured on
 COLOURED = 0.25  # share of strong colours; coloured marks and letters on a radiograph take less
 HEADS = ("inverted", "chest", "lateral", "cut_off", "poor_quality")  # after the four of the rotation
 
@@ -154,6 +155,19 @@ def thumbnail(pixels: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.array(small))[None]
 
 
+def detail(pixels: NDArray[np.uint8]) -> float:
+    """How strong the finest detail of `(H, W)` is, at least 0: low in a blurred image, high in a noisy one.
+
+    The 95th percentile of the absolute Laplacian of a thumbnail, in standard deviations of its grey levels.
+    """
+    side = (DETAIL_SIDE, DETAIL_SIDE)
+    small = np.asarray(Image.fromarray(pixels).resize(side, Image.Resampling.BOX, reducing_gap=3.0), np.int16)
+    around = small[:-2, 1:-1] + small[2:, 1:-1] + small[1:-1, :-2] + small[1:-1, 2:]
+    laplacian = np.abs(4 * small[1:-1, 1:-1] - around).ravel()
+    rank = int(0.95 * laplacian.size)
+    return float(np.partition(laplacian, rank)[rank] / (small.std(dtype=np.float64) + 1))
+
+
 @dataclass(frozen=True, eq=False)
 class Guard:
     """The trained guard.
@@ -182,7 +196,7 @@ class Guard:
             turns, inverted = self._pose(image)
             if turns or inverted:
                 lungs, heads, features = self._run(_corrected(image, turns, inverted))
-        measures = self.measures(lungs, heads, features)
+        measures = self.measures(lungs, heads, features) | {"detail": detail(radiograph.pixels)}
         refusal = self._refusal(measures, radiograph.colour)
         return Inspection(
             radiograph if refusal else _correct(radiograph, turns, inverted),
@@ -246,7 +260,8 @@ class Guard:
         found = {
             "lateral_view": measures["lateral"] > t.lateral,
             "cut_off": measures["cut_off"] > t.cut_off or measures["edge"] > t.edge,
-            "poor_quality": measures["poor_quality"] > t.poor_quality,
+            "poor_quality": measures["poor_quality"] > t.poor_quality
+            or not t.detail[0] <= measures["detail"] <= t.detail[1],
             "unlike_training": measures["distance"] > t.distance,
         }
         return (Doubt(code, WARNINGS[code]) for code, doubtful in found.items() if doubtful)

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from pneumocam import Classifier
+from pneumocam.bundle import write_guard
 from pneumocam.guard import SIDE, load_guard
 from tests.conftest import EXAMPLES
 from train.data import DataError
@@ -138,6 +139,13 @@ def test_a_guard_is_fitted_written_and_measured_again(tmp_path: Path, source: Pa
     weights = (bundle / "guard.safetensors").read_bytes()
     again = run(Config(bundle, config.data, held_out=held_out, measure_only=True, changed=2))
     assert again.measured["others"] == description.measured["others"]
+    least, most = description.thresholds.detail
+    assert 0 < least < most < 10
+    write_guard(
+        bundle, description.model_copy(update={"thresholds": again.thresholds.model_copy(update={"detail": (0, 9)})})
+    )
+    detailed = run(Config(bundle, config.data, held_out=held_out, detail_only=True, changed=2))
+    assert detailed.thresholds == description.thresholds
     assert (bundle / "guard.safetensors").read_bytes() == weights
     assert load_guard(bundle)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -25,7 +26,7 @@ from pneumocam import (
     predict_many,
 )
 from pneumocam.bundle import GuardThresholds, read_guard
-from pneumocam.guard import Guard, outline
+from pneumocam.guard import Guard, detail, outline
 from tests.conftest import EXAMPLES, ROOT
 
 
@@ -35,7 +36,7 @@ def guard(bundled: Classifier) -> Guard:
     return bundled.guard
 
 
-def with_limits(classifier: Classifier, **limits: float) -> Classifier:
+def with_limits(classifier: Classifier, **limits: Any) -> Classifier:
     """The same classifier, whose guard has other limits."""
     assert classifier.guard
     thresholds = classifier.guard.thresholds.model_copy(update=limits)
@@ -121,11 +122,13 @@ def test_a_border_case_can_be_forced(bundled: Classifier) -> None:
         ({"lateral": -900.0}, "lateral_view"),
         ({"cut_off": -900.0}, "cut_off"),
         ({"poor_quality": -900.0}, "poor_quality"),
+        ({"detail": (0.0, 0.1)}, "poor_quality"),
+        ({"detail": (900.0, 1000.0)}, "poor_quality"),
         ({"distance": 0.01}, "unlike_training"),
     ],
 )
 def test_a_warning_makes_the_prediction_uncertain_and_changes_no_probability(
-    bundled: Classifier, limit: dict[str, float], code: str
+    bundled: Classifier, limit: dict[str, Any], code: str
 ) -> None:
     certain = predict(bundled, EXAMPLES[0])
     warned = predict(with_limits(bundled, **limit), EXAMPLES[0])
@@ -143,6 +146,26 @@ def test_a_blurred_radiograph_is_never_ok(guard: Guard) -> None:
         image = load_radiograph(path).to_pil()
         found = guard(load_radiograph(image.filter(ImageFilter.GaussianBlur(image.width / 20))))
         assert found.refusal or "poor_quality" in {warning.code for warning in found.warnings}
+
+
+def test_blur_and_noise_that_a_small_thumbnail_hides_are_told(guard: Guard) -> None:
+    rng = np.random.default_rng(0)
+    for path in EXAMPLES:
+        image = load_radiograph(path).to_pil()
+        blurred = image.filter(ImageFilter.GaussianBlur(0.008 * max(image.size)))
+        noisy = (np.asarray(image) + rng.normal(0, 40, (image.height, image.width))).clip(0, 255).astype(np.uint8)
+        for damaged in (blurred, Image.fromarray(noisy)):
+            found = guard(load_radiograph(damaged))
+            assert found.refusal or "poor_quality" in {warning.code for warning in found.warnings}
+
+
+def test_detail_does_not_depend_on_pose_size_or_brightness() -> None:
+    pixels = load_radiograph(EXAMPLES[0]).pixels
+    value = detail(pixels)
+    for changed in (255 - pixels, np.rot90(pixels), pixels // 2, pixels.repeat(2, 0).repeat(2, 1)):
+        assert detail(np.ascontiguousarray(changed)) == pytest.approx(value, rel=0.1)
+    assert detail(np.full((50, 60), 90, np.uint8)) == 0
+    assert detail(np.zeros((1, 1), np.uint8)) == 0
 
 
 def test_one_lung_alone_is_refused(guard: Guard) -> None:

@@ -14,7 +14,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from pneumocam.bundle import GuardThresholds
-from pneumocam.guard import GRID, HEADS, SIDE, Guard, LungLocator, normalised, on_edge
+from pneumocam.guard import GRID, HEADS, SIDE, Guard, LungLocator, detail, normalised, on_edge
+from pneumocam.image import load_radiograph, without_border
 from train.guard.batches import Batch, Pool, draw_batch
 from train.guard.drawn import KINDS
 
@@ -171,6 +172,15 @@ def finish(network: LungLocator, sources: Sequence[Radiographs]) -> Guard:
         poor_quality=round(named["poor_quality"], 2),
     )
     return Guard(network, thresholds, centre, whitening)
+
+
+def detail_limits(sources: Sequence[Sequence[Path]]) -> tuple[float, float]:
+    """The least and the most detail that all but a few in 1000 of the training radiographs of each source have."""
+    ranges = []
+    for paths in sources:
+        shown = tqdm(paths, "Measuring detail", leave=False)
+        ranges.append(np.quantile([detail(without_border(load_radiograph(p)).pixels) for p in shown], [0.001, 0.999]))
+    return round(float(np.min(ranges)), 3), round(float(np.max(ranges)), 3)
 
 
 @torch.no_grad()

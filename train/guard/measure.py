@@ -53,9 +53,16 @@ def _cropped(image: Image.Image) -> Image.Image:
     return ImageOps.crop(image, round(0.05 * min(image.size)))
 
 
-def _noisy(image: Image.Image) -> Image.Image:
-    noise = np.random.default_rng(0).normal(0, 120, (image.height, image.width))
-    return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
+def _noisy(deviation: float) -> Change:
+    def change(image: Image.Image) -> Image.Image:
+        noise = np.random.default_rng(0).normal(0, deviation, (image.height, image.width))
+        return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
+
+    return change
+
+
+def _blurred(share: float) -> Change:
+    return lambda image: image.filter(ImageFilter.GaussianBlur(image.width * share))
 
 
 # Harmless changes, after which a radiograph has to be treated as before.
@@ -72,8 +79,10 @@ POSES = [(turns, inverted) for inverted in (False, True) for turns in range(4)][
 DAMAGES: dict[str, Change] = {
     "left half only": lambda image: image.crop((0, 0, image.width // 2, image.height)),
     "right half only": lambda image: image.crop((image.width // 2, 0, image.width, image.height)),
-    "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(image.width / 20)),
-    "noisy": _noisy,
+    "blurred (1% of the width)": _blurred(0.01),
+    "blurred (5% of the width)": _blurred(0.05),
+    "noisy (40 grey levels)": _noisy(40),
+    "noisy (120 grey levels)": _noisy(120),
     "burnt out": lambda image: image.point([min(255, 3 * max(0, value - 150)) for value in range(256)]),
 }
 CUTS = {"top": 1, "bottom": 3, "left": 0, "right": 2}  # quarter turns that bring a side to the left

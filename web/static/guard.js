@@ -5,6 +5,7 @@ import { Refusal } from "./refusal.js";
 import { shrunk } from "./resample.js";
 
 const SIDE = 64; // px, of the thumbnail
+const DETAIL_SIDE = 192; // px, of the larger thumbnail that sharpness and noise are measured on
 const HEADS = { inverted: 4, chest: 5, lateral: 6, cut_off: 7, poor_quality: 8 }; // after four of the rotation
 
 /** @type {Record<string, string>} */
@@ -52,14 +53,15 @@ const REFUSAL =
  */
 export async function inspect(radiograph, guard, look) {
   const { thresholds } = guard;
-  const image = shrunk(radiograph.pixels, radiograph.width, radiograph.height, SIDE);
+  const { pixels, width, height } = radiograph;
+  const image = shrunk(pixels, width, height, SIDE);
   let [output] = await look([normalised(image)]);
   let pose = { turns: 0, inverted: false };
   if (!plainlyUpright(output.heads, thresholds)) {
     pose = await findPose(image, thresholds.pose, look);
     if (pose.turns || pose.inverted) [output] = await look([normalised(corrected(image, SIDE, SIDE, pose))]);
   }
-  const measures = measured(output, guard);
+  const measures = { ...measured(output, guard), detail: detail(shrunk(pixels, width, height, DETAIL_SIDE), DETAIL_SIDE) };
   const refusal = refused(measures, thresholds);
   const lungs = Float32Array.from(output.lungs, (logit) => 1 / (1 + Math.exp(-logit)));
   if (refusal) return { radiograph, refusal, warnings: [], lungs, measures };
@@ -104,13 +106,34 @@ function refused({ chest, lung_area: area, distance }, thresholds) {
  * @param {Record<string, any>} thresholds
  */
 function doubts(measures, thresholds) {
+  const [least, most] = thresholds.detail;
   const found = {
     lateral_view: measures.lateral > thresholds.lateral,
     cut_off: measures.cut_off > thresholds.cut_off || measures.edge > thresholds.edge,
-    poor_quality: measures.poor_quality > thresholds.poor_quality,
+    poor_quality:
+      measures.poor_quality > thresholds.poor_quality || measures.detail < least || measures.detail > most,
     unlike_training: measures.distance > thresholds.distance,
   };
   return Object.entries(found).flatMap(([code, doubtful]) => (doubtful ? [{ code, message: WARNINGS[code] }] : []));
+}
+
+/**
+ * How strong the finest detail of a thumbnail is: low in a blurred image, high in a noisy one.
+ * @param {Uint8Array} small
+ * @param {number} side
+ */
+function detail(small, side) {
+  const mean = small.reduce((sum, x) => sum + x, 0) / small.length;
+  const deviation = Math.sqrt(small.reduce((sum, x) => sum + (x - mean) ** 2, 0) / small.length);
+  const laplacian = new Uint16Array((side - 2) ** 2);
+  for (let y = 1; y < side - 1; y++)
+    for (let x = 1; x < side - 1; x++) {
+      const i = y * side + x;
+      const around = small[i - side] + small[i + side] + small[i - 1] + small[i + 1];
+      laplacian[(y - 1) * (side - 2) + x - 1] = Math.abs(4 * small[i] - around);
+    }
+  laplacian.sort();
+  return laplacian[Math.trunc(0.95 * laplacian.length)] / (deviation + 1);
 }
 
 /** @param {ArrayLike<number>} heads @param {Record<string, any>} thresholds */
