@@ -5,14 +5,14 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
-import gradio as gr
-from gradio.processing_utils import save_bytes_to_cache
 from pydantic import BaseModel
 
 from pneumocam import targets
 from pneumocam.service.api import Options, SharedOptions, parse
 from pneumocam.service.endpoints import Endpoints
 from pneumocam.service.errors import RequestError, explain
+from pneumocam.service.light_gradio import gradio as gr
+from pneumocam.service.light_gradio import save_bytes_to_cache
 from pneumocam.service.limits import MB
 
 PREDICTED = "the predicted class"

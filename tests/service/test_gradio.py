@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from PIL import Image
 
 from pneumocam import Classifier, RadiographError, load_radiograph, predict, predict_many, targets
 from pneumocam.predict import describe
-from tests.conftest import EXAMPLES, App
+from tests.conftest import EXAMPLES, ROOT, App
 from tests.service.test_handler import dicom
 
 IMAGE = next(path for path in EXAMPLES if "bacteria" in path.name)
@@ -233,3 +235,21 @@ def test_no_browser_runs_what_was_uploaded(app: App) -> None:
     assert answer.status_code == 200
     assert "sandbox" in answer.headers["content-security-policy"]
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("light", [True, False])
+def test_gradio_writes_no_stubs_when_the_service_imports_it(light: bool) -> None:
+    code = """
+import ast, inspect, sys
+import torch  # which replaces a function of inspect
+before, parsed, segment = inspect.getfile, [], ast.get_source_segment
+ast.get_source_segment = lambda *a, **k: parsed.append(1) or segment(*a, **k)  # Gradio parses its source for a stub
+if sys.argv[1] == "light":
+    from pneumocam.service.light_gradio import gradio
+else:
+    import gradio
+print(bool(parsed), inspect.getfile is before, "blocks.py" in inspect.getfile(gradio.Blocks))
+"""
+    command = [sys.executable, "-c", code, "light" if light else "usual"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(not light), "True", "True"]
