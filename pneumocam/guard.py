@@ -161,7 +161,7 @@ def detail(pixels: NDArray[np.uint8]) -> float:
     The 95th percentile of the absolute Laplacian of a thumbnail, in standard deviations of its grey levels.
     """
     side = (DETAIL_SIDE, DETAIL_SIDE)
-    small = np.asarray(Image.fromarray(pixels).resize(side, Image.Resampling.BOX, reducing_gap=3.0), np.int16)
+    small = np.asarray(Image.fromarray(pixels).resize(side, Image.Resampling.BOX, reducing_gap=1.5), np.int16)
     around = small[:-2, 1:-1] + small[2:, 1:-1] + small[1:-1, :-2] + small[1:-1, 2:]
     laplacian = np.abs(4 * small[1:-1, 1:-1] - around).ravel()
     rank = int(0.95 * laplacian.size)

@@ -61,7 +61,8 @@ export async function inspect(radiograph, guard, look) {
     pose = await findPose(image, thresholds.pose, look);
     if (pose.turns || pose.inverted) [output] = await look([normalised(corrected(image, SIDE, SIDE, pose))]);
   }
-  const measures = { ...measured(output, guard), detail: detail(shrunk(pixels, width, height, DETAIL_SIDE), DETAIL_SIDE) };
+  const larger = shrunk(pixels, width, height, DETAIL_SIDE, 1.5);
+  const measures = { ...measured(output, guard), detail: detail(larger, DETAIL_SIDE) };
   const refusal = refused(measures, thresholds);
   const lungs = Float32Array.from(output.lungs, (logit) => 1 / (1 + Math.exp(-logit)));
   if (refusal) return { radiograph, refusal, warnings: [], lungs, measures };

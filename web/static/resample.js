@@ -78,15 +78,16 @@ export function resize(pixels, width, height, toWidth, toHeight) {
 }
 
 /**
- * As `resize((side, side), Image.Resampling.BOX, reducing_gap=3.0)` of Pillow.
+ * As `resize((side, side), Image.Resampling.BOX, reducing_gap=gap)` of Pillow.
  * @param {Uint8Array} pixels
  * @param {number} width
  * @param {number} height
  * @param {number} side
+ * @param {number} gap
  * @returns {Uint8Array} side x side grey levels
  */
-export function shrunk(pixels, width, height, side) {
-  const factors = [width, height].map((x) => Math.trunc(x / side / 3) || 1);
+export function shrunk(pixels, width, height, side, gap = 3) {
+  const factors = [width, height].map((x) => Math.trunc(x / side / gap) || 1);
   const [columns, rows] = [Math.ceil(width / factors[0]), Math.ceil(height / factors[1])];
   const small = factors[0] * factors[1] > 1 ? reduced(pixels, width, height, factors[0], factors[1]) : pixels;
   const spans = [width / factors[0], height / factors[1]].map(Math.fround); // Pillow's boxes are in single precision
