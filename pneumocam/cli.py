@@ -221,16 +221,18 @@ class Serve:
     """Address to listen at."""
     port: Annotated[int | None, _option("PORT", "7860")] = None
     """Port to listen at."""
-    workers: Annotated[int, arg(metavar="N")] = 1
+    workers: Annotated[int | None, _option("N", "PNEUMOCAM_WORKERS, or else 1")] = None
     """Processes, each with its own copy of the model."""
+    runtime: Annotated[Literal["torch", "onnx"] | None, _option("{torch,onnx}", "PNEUMOCAM_RUNTIME, or torch")] = None
+    """What runs the network: torch, or onnx, which answers sooner and needs pip install 'pneumocam[onnx]'."""
 
     def run(self) -> int:
         """Serve until Ctrl-C."""
-        if self.workers < 1:
+        if self.workers is not None and self.workers < 1:
             raise ValueError(f"--workers is {self.workers}; expected at least 1.")
         from pneumocam.service import serve
 
-        serve(self.model, self.host, self.port, workers=self.workers)
+        serve(self.model, self.host, self.port, workers=self.workers, runtime=self.runtime)
         return 0
 
 

@@ -153,7 +153,7 @@ def _export(classifier: Classifier, folder: Path) -> list[Path]:
         from pneumocam.export import export_guard, export_onnx
     except ImportError as error:
         raise StaticError(
-            f"The module {error.name} is missing, which writes the networks as ONNX: pip install 'pneumocam[train]'."
+            f"The module {error.name} is missing, which writes the networks as ONNX: pip install 'pneumocam[onnx]'."
         ) from None
     files = [folder / "network.onnx"]
     export_onnx(classifier, files[0])

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from anyio import CapacityLimiter
@@ -14,6 +15,7 @@ from anyio.to_thread import run_sync
 
 from pneumocam import Classifier
 from pneumocam.batching import Batcher, traced
+from pneumocam.onnx_runtime import on_onnx_runtime
 from pneumocam.service.errors import RequestError
 from pneumocam.service.limits import LIMITS, Limits
 
@@ -31,7 +33,9 @@ class Engine:
         requests: that are admitted and not answered yet.
     """
 
-    def __init__(self, classifier: Classifier, *, workers: int = 1, limits: Limits = LIMITS) -> None:
+    def __init__(
+        self, classifier: Classifier, *, workers: int = 1, limits: Limits = LIMITS, onnx: Path | None = None
+    ) -> None:
         """Start the threads or processes.
 
         Args:
@@ -39,18 +43,22 @@ class Engine:
             workers: 1 for threads of this process, which share batches; N > 1 for N processes, which need N times
                 the memory and keep as many cores busy with decoding and drawing too.
             limits: the bounds.
+            onnx: the network as `export_for_onnx_runtime` wrote it, to run in ONNX Runtime; by default in PyTorch.
+
+        Raises:
+            BundleError: as `on_onnx_runtime`.
         """
-        self.classifier, self.limits, self.workers = classifier, limits, workers
+        self.classifier, self.limits, self.workers, self._onnx = classifier, limits, workers, onnx
         self.requests = 0
         self._limiter = CapacityLimiter(limits.at_work)
-        self._batcher = _batcher(classifier, os.cpu_count() or 1) if workers == 1 else None
+        self._batcher = _batcher(classifier, onnx, os.cpu_count() or 1) if workers == 1 else None
         self._pool = self._processes()
         if workers > 1:  # start them now, not when the first requests come
             wait([self._pool.submit(os.getpid) for _ in range(workers)])
 
     def _processes(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")  # a fork would copy the locks of threads
-        return ProcessPoolExecutor(self.workers, context, _start_worker, (self.classifier,))
+        return ProcessPoolExecutor(self.workers, context, _start_worker, (self.classifier, self._onnx))
 
     @asynccontextmanager
     async def admitted(self) -> AsyncIterator[None]:
@@ -82,16 +90,17 @@ class Engine:
         return await run_sync(call, limiter=self._limiter)
 
 
-def _batcher(classifier: Classifier, cores: int) -> Batcher:
-    return Batcher(traced(classifier), passes=min(4, cores))  # more only wait for the interpreter
+def _batcher(classifier: Classifier, onnx: Path | None, cores: int) -> Batcher:
+    fast = on_onnx_runtime(classifier, onnx) if onnx else traced(classifier)
+    return Batcher(fast, passes=min(4, cores))  # more only wait for the interpreter
 
 
 _worker: Batcher
 
 
-def _start_worker(classifier: Classifier) -> None:
+def _start_worker(classifier: Classifier, onnx: Path | None) -> None:
     global _worker
-    _worker = _batcher(classifier, 1)
+    _worker = _batcher(classifier, onnx, 1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -3,14 +3,17 @@
 import os
 import signal
 import sys
+import tempfile
 import threading
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from pneumocam.service import uploads
 from pneumocam.service.limits import Limits, setting
 from pneumocam.service.log import logger, private_log
 
+RUNTIMES = ("torch", "onnx")
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - only where it is asked for, and on a Space, whose proxy needs it
 
 
@@ -20,6 +23,7 @@ def serve(
     port: int | None = None,
     *,
     workers: int | None = None,
+    runtime: str | None = None,
     timeout: float = 30,
     limits: Limits | None = None,
 ) -> None:
@@ -31,6 +35,7 @@ def serve(
         port: by default GRADIO_SERVER_PORT, or else 7860.
         workers: processes for the work on images, as in `pneumocam.service.engine.Engine`; by default
             PNEUMOCAM_WORKERS, or else 1.
+        runtime: `torch`, or `onnx` for ONNX Runtime; by default PNEUMOCAM_RUNTIME, or else `torch`.
         timeout: seconds that a download of the model may take; after them an earlier download or the bundled model
             answers, and the page says so. PNEUMOCAM_START_TIMEOUT overrides it.
         limits: by default those of `pneumocam.service.limits`, with the values of environment variables.
@@ -38,12 +43,15 @@ def serve(
     Raises:
         BundleError: the model cannot be used.
         OSError: the port is taken, or nothing can be written anywhere.
-        SystemExit: an environment variable is not a number; says what was expected.
+        SystemExit: an environment variable has another value than it may have; says what was expected.
     """
     limits = limits or Limits.from_environment()
     host = host or os.environ.get("GRADIO_SERVER_NAME") or (EVERYWHERE if "SPACE_ID" in os.environ else "127.0.0.1")
     port = port or setting("GRADIO_SERVER_PORT", 7860)
     workers = workers or setting("PNEUMOCAM_WORKERS", 1)
+    runtime = runtime or setting("PNEUMOCAM_RUNTIME", "torch")
+    if runtime not in RUNTIMES:
+        sys.exit(f"PNEUMOCAM_RUNTIME is {runtime!r}; expected {' or '.join(RUNTIMES)}.")
     timeout = setting("PNEUMOCAM_START_TIMEOUT", float(timeout))
     # Shorter turns of the interpreter's threads: the one that answers clients waits for those that decode images.
     sys.setswitchinterval(0.0005)
@@ -55,7 +63,13 @@ def serve(
         os.environ["GRADIO_TEMP_DIR"] = str(folder)  # Gradio reads it once, when it is imported
         os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"  # Gradio would keep statistics of 10,000 calls
         own = uploads.Uploads(folder, limits)
-        demo = _launch(loaded, own, host, port, workers, limits)
+        onnx = None
+        if runtime == "onnx":
+            from pneumocam.onnx_runtime import export_for_onnx_runtime
+
+            exports = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            onnx = export_for_onnx_runtime(loaded.classifier, exports / "network.onnx")
+        demo = _launch(loaded, own, host, port, workers, limits, onnx)
         stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
@@ -69,7 +83,9 @@ def serve(
             demo.close(verbose=False)
 
 
-def _launch(loaded: Any, folder: uploads.Uploads, host: str, port: int, workers: int, limits: Limits) -> Any:
+def _launch(
+    loaded: Any, folder: uploads.Uploads, host: str, port: int, workers: int, limits: Limits, onnx: Path | None
+) -> Any:
     """Start Gradio's server with the other interfaces in front of it; returns the Blocks."""
     from starlette.middleware import Middleware
 
@@ -79,7 +95,7 @@ def _launch(loaded: Any, folder: uploads.Uploads, host: str, port: int, workers:
     from pneumocam.service.guard import Guard
     from pneumocam.service.http import application
 
-    engine = Engine(loaded.classifier, workers=workers, limits=limits)
+    engine = Engine(loaded.classifier, workers=workers, limits=limits, onnx=onnx)
     endpoints = Endpoints(engine, uploads=folder, notice=loaded.notice)
     own = application(endpoints)
     demo = blocks(endpoints)

@@ -3,14 +3,19 @@
 import asyncio
 import os
 import signal
+import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from pneumocam import Classifier, NotAnImage, predict
+from pneumocam import BundleError, Classifier, NotAnImage, predict
+from pneumocam.onnx_runtime import export_for_onnx_runtime, on_onnx_runtime
 from pneumocam.service.api import Options, classify_one
 from pneumocam.service.engine import Engine
 from pneumocam.service.errors import RequestError
@@ -51,6 +56,47 @@ def test_threads_and_processes_answer_as_python_does(bundled: Classifier, worker
     predictions = [predict(bundled.at("screening"), path) for path in EXAMPLES[:4]]
     assert [answer.prediction for answer in answers] == [one.to_dict(one.explain()) for one in predictions]
     assert all(answer.overlay.startswith(b"\x89PNG") for answer in answers)
+
+
+@pytest.fixture(scope="module")
+def onnx(bundled: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_for_onnx_runtime(bundled, tmp_path_factory.mktemp("onnx") / "network.onnx")
+
+
+def test_onnx_runtime_gives_the_answers_of_pytorch(bundled: Classifier, onnx: Path) -> None:
+    fast = on_onnx_runtime(bundled, onnx)
+    for path in EXAMPLES:
+        one, other = predict(fast, path), predict(bundled, path)
+        assert (one.label, one.status) == (other.label, other.status)
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-4)
+        for target, expected in other.maps.items():
+            np.testing.assert_allclose(one.maps[target].cam, expected.cam, rtol=0, atol=1e-3 * expected.cam.max())
+
+
+def test_the_engine_runs_onnx_runtime(bundled: Classifier, onnx: Path) -> None:
+    engine = Engine(bundled, onnx=onnx)
+    answer = asyncio.run(engine.run(classify_one, EXAMPLES[0].read_bytes(), Options.model_validate({})))
+    expected = predict(on_onnx_runtime(bundled, onnx), EXAMPLES[0])
+    assert answer.prediction == expected.to_dict()
+    assert answer.prediction != predict(bundled, EXAMPLES[0]).to_dict()  # PyTorch rounds otherwise
+
+
+def test_an_onnx_file_of_another_network_is_refused(make_bundle: Callable[..., Path], onnx: Path) -> None:
+    other = Classifier.from_pretrained(f"local-dir:{make_bundle(size=(192, 192))}")
+    with pytest.raises(BundleError, match="other features than PyTorch"):
+        on_onnx_runtime(other, onnx)
+
+
+def test_a_missing_package_for_onnx_is_named(
+    bundled: Classifier, onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(BundleError, match=r"onnxruntime: pip install 'pneumocam\[onnx\]'"):
+        on_onnx_runtime(bundled, onnx)
+    monkeypatch.setitem(sys.modules, "onnx_ir.passes.common", None)
+    monkeypatch.delitem(sys.modules, "pneumocam.export")
+    with pytest.raises(BundleError, match=r"pip install 'pneumocam\[onnx\]'"):
+        export_for_onnx_runtime(bundled, tmp_path / "network.onnx")
 
 
 def test_a_killed_worker_fails_its_request_alone(bundled: Classifier) -> None:

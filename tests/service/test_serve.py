@@ -71,8 +71,10 @@ def test_below_a_root_path_clients_are_told_the_whole_address(tmp_path: Path) ->
     assert 'content="https://you-lungs.hf.space/web/card.png?v=' in page  # so that a shared link shows the card
 
 
-@pytest.mark.parametrize("name", ["PNEUMOCAM_START_TIMEOUT", "GRADIO_SERVER_PORT", "PNEUMOCAM_IMAGES"])
-def test_a_setting_that_is_no_number_is_told(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["PNEUMOCAM_START_TIMEOUT", "GRADIO_SERVER_PORT", "PNEUMOCAM_IMAGES", "PNEUMOCAM_RUNTIME"]
+)
+def test_a_setting_with_a_wrong_value_is_told(name: str) -> None:
     settings = os.environ | {"HOME": "/proc/nowhere", name: "abc"}
     done = subprocess.run(
         [sys.executable, "app.py"], cwd=ROOT, env=settings, capture_output=True, text=True, check=False
