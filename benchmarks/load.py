@@ -1,7 +1,7 @@
 """How the running app serves 1 to 64 clients at once, beside the bare network on the same cores.
 
     python -m benchmarks.load                       # every row two minutes, then 10,000 requests
-    python -m benchmarks.load --seconds 20 --soak-requests 0 --workers 2
+    python -m benchmarks.load --seconds 20 --soak-requests 0 --servers "onnx 2"
 
 Every client sends an image and waits for the answer, again and again, through plain HTTP or through Gradio's queue
 (upload, call, event stream). Client and server share the cores. Writes load.json and load.md, with the load average of
@@ -238,6 +238,7 @@ def soak(url: str, pid: int, requests: int, clients: int = 8) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> str:
     """The report as Markdown."""
     heads: tuple[str, ...] = (
+        "runtime, processes",
         "interface",
         "a request",
         "clients",
@@ -254,14 +255,14 @@ def table(rows: list[dict[str, Any]]) -> str:
         images = "1 image" if row["images_a_request"] == 1 else f"{row['images_a_request']} images"
         cells = [f"{row[column]:.0%}" if column == "share" else str(row[column]) for column in COLUMNS]
         drawn = "" if row["overlay"] == "none" else f", {row['overlay']} overlay"
-        lines.append((row["interface"], images + drawn, *cells))
+        lines.append((row["server"].replace(" ", ", "), row["interface"], images + drawn, *cells))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def main(
     clients: tuple[int, ...] = (1, 8, 32, 64),
     interfaces: tuple[str, ...] = ("http", "gradio"),
-    workers: int = 1,
+    servers: tuple[str, ...] = ("torch 1", "onnx 1", "torch 2"),
     seconds: float = 120,
     soak_requests: int = 10_000,
     out: Path = RESULT,
@@ -271,7 +272,7 @@ def main(
     Args:
         clients: at the same time, a row each.
         interfaces: http, gradio.
-        workers: processes of the app for the work on images.
+        servers: runtime and processes of each app that is measured; overlays, Gradio and memory of the first alone.
         seconds: of each row.
         soak_requests: after which memory is compared; 0 for none.
         out: a JSON file; the table is beside it as Markdown.
@@ -279,25 +280,31 @@ def main(
     busy = os.getloadavg()[0]
     bare, read = ceilings()
     print(f"images a second: {bare:.1f} through the bare network, {read:.1f} with the files read", flush=True)
+    result: dict[str, Any] = {
+        "cores": os.cpu_count(),
+        "load_average_of_other_programs": round(busy, 1),
+        "seconds_each": seconds,
+        "bare_images_a_second": round(bare, 2),
+        "read_images_a_second": round(read, 2),
+        "in_process_p50_ms": round(median_ms(), 1),
+        "soak": None,
+    }
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder, running_app(Path(folder), PNEUMOCAM_WORKERS=str(workers)) as app:
-        asyncio.run(crowd(app.url, 4, requests=40))  # warm up
-        for interface in interfaces:
-            cases: list[dict[str, Any]] = [{"clients": number} for number in clients]
-            cases += [{"clients": 8, "overlay": kind} for kind in ("jpeg", "png")]
-            cases += [{"clients": 4, "images": MANY}]
-            rows += [measure(app.url, app.pid, bare, seconds=seconds, interface=interface, **case) for case in cases]
-        result = {
-            "cores": os.cpu_count(),
-            "load_average_of_other_programs": round(busy, 1),
-            "workers": workers,
-            "seconds_each": seconds,
-            "bare_images_a_second": round(bare, 2),
-            "read_images_a_second": round(read, 2),
-            "in_process_p50_ms": round(median_ms(), 1),
-            "rows": rows,
-            "soak": soak(app.url, app.pid, soak_requests) if soak_requests else None,
-        }
+    for server in servers:
+        runtime, workers = server.split()
+        first = server == servers[0]
+        settings = {"PNEUMOCAM_RUNTIME": runtime, "PNEUMOCAM_WORKERS": workers}
+        with tempfile.TemporaryDirectory() as folder, running_app(Path(folder), **settings) as app:
+            asyncio.run(crowd(app.url, 4, requests=40))  # warm up
+            for interface in interfaces if first else interfaces[:1]:
+                cases: list[dict[str, Any]] = [{"clients": number} for number in clients]
+                cases += [{"clients": 8, "overlay": kind} for kind in ("jpeg", "png")] if first else []
+                cases += [{"clients": 4, "images": MANY}]
+                found = (measure(app.url, app.pid, bare, seconds=seconds, interface=interface, **c) for c in cases)
+                rows += [{"server": server, **row} for row in found]
+            if first and soak_requests:
+                result["soak"] = soak(app.url, app.pid, soak_requests)
+    result["rows"] = rows
     out.write_text(json.dumps(result, indent=2) + "\n")
     out.with_suffix(".md").write_text(table(rows))
 

@@ -30,6 +30,7 @@ from pneumocam import Classifier, load_radiograph, predict
 from pneumocam.batching import traced
 from pneumocam.export import export_onnx
 from pneumocam.gradcam import grad_cam
+from pneumocam.onnx_runtime import on_onnx_runtime
 
 RESULT = Path(__file__).with_suffix(".json")
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.jpeg"))
@@ -107,10 +108,7 @@ def maps(classifier: Classifier, onnx: Path, batch: Tensor) -> Contenders:
     """A prediction of one image with its map, by this package, with ONNX Runtime's features, and by other libraries."""
     torch.set_num_threads(1)
     network, graph, label = classifier.network, traced(classifier), [classifier.label_names[0]]
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-    array = batch.numpy()
+    fast = on_onnx_runtime(classifier, onnx)
     # A network of its own for each library that leaves hooks. EfficientNet's forward_features ends in bn2.
     by_torchcam, by_grad_cam = Classifier.from_pretrained().network, Classifier.from_pretrained().network
     torchcam = TorchCam(by_torchcam.requires_grad_(True), by_torchcam.bn2)
@@ -126,12 +124,6 @@ def maps(classifier: Classifier, onnx: Path, batch: Tensor) -> Contenders:
             model.head(features)
         grad_cam(model, features, label)
 
-    def onnx_runtime() -> None:
-        features = torch.from_numpy(session.run(["features"], {"image": array})[0])
-        with torch.no_grad():
-            classifier.head(features)
-        grad_cam(classifier, features, label)
-
     def plain_captum() -> None:
         bare()
         LayerGradCam(network, network.bn2).attribute(batch.clone().requires_grad_(), 0, relu_attributions=True)
@@ -143,7 +135,7 @@ def maps(classifier: Classifier, onnx: Path, batch: Tensor) -> Contenders:
         "bare forward pass": bare,
         "pneumocam": lambda: one_pass(classifier),
         "pneumocam, traced": lambda: one_pass(graph),
-        "pneumocam, features by ONNX Runtime": onnx_runtime,
+        "pneumocam, features by ONNX Runtime": lambda: one_pass(fast),
         "Captum's LayerGradCam on the whole network": plain_captum,
         "torchcam": torchcam_map,
         "pytorch-grad-cam": lambda: gildenblat(batch, [ClassifierOutputTarget(0)]),
@@ -154,11 +146,10 @@ def maps(classifier: Classifier, onnx: Path, batch: Tensor) -> Contenders:
 
 def difference(classifier: Classifier, onnx: Path) -> dict[str, float]:
     """Largest difference over the examples between ONNX Runtime and PyTorch, of probabilities and of maps in [0, 1]."""
-    session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+    fast = on_onnx_runtime(classifier, onnx)
     probability = saliency = 0.0
     for image in images(classifier, len(EXAMPLES)):
-        ours = classifier.features(image[None])
-        theirs = torch.from_numpy(session.run(["features"], {"image": image[None].numpy()})[0])
+        ours, theirs = (one.features(image[None]) for one in (classifier, fast))
         with torch.no_grad():
             both = [(classifier.head(x).double() / classifier.temperature).softmax(1) for x in (ours, theirs)]
         probability = max(probability, float((both[0] - both[1]).abs().max()))

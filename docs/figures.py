@@ -275,7 +275,7 @@ def output() -> str:
 def load() -> str:
     memory = LOAD["soak"]["mib_after_each_tenth"]
     return f"{(ROOT / 'benchmarks' / 'load.md').read_text().rstrip()}\n\n" + paragraph(
-        f"""One process of the app, {LOAD["seconds_each"]:.0f} seconds a row; before it, the load average of other
+        f"""{LOAD["seconds_each"]:.0f} seconds a row; before it, the load average of other
         programs was {LOAD["load_average_of_other_programs"]:.1f}. The bare network takes
         {LOAD["bare_images_a_second"]:.0f} images a second on the same two cores, and network plus decoding
         {LOAD["read_images_a_second"]:.0f}. In a run of
