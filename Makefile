@@ -7,7 +7,7 @@ EMULATOR := .emulator/hf_endpoints_emulator
 NODE := node_modules/.package-lock.json
 UV := $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python
 
-.PHONY: help app check test lint docs figures screenshot tour model bench audit lock clean
+.PHONY: help app check tools test lint docs figures screenshot tour model bench audit lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -20,8 +20,10 @@ check: lint  ## before a commit: lint, types and the quick tests, a minute or tw
 	$(BIN)/python -m pytest tests/unit -q -n 2 -m "not slow"
 	@if [ -e $(NODE) ]; then npm test --silent; fi
 
-test: $(VENV)/.dev $(VENV)/.chromium $(EMULATOR) $(NODE)  ## every test, in Chromium too
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+tools: $(VENV)/.dev $(VENV)/.chromium $(EMULATOR) $(NODE)  ## all that the tests need
+
+test: tools  ## every test, in Chromium too
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder  # the slow folders come first
 	@if [ -e $(NODE) ]; then npm test --silent; fi
 
 lint: $(VENV)/.dev $(NODE)  ## ruff and mypy; eslint and TypeScript's checks of web/

@@ -186,7 +186,8 @@ class GuardThresholds(_Part):
         forced: an image below it is refused even if a prediction is forced.
         pose: by how much, in log-probability, another pose has to be likelier before an image is corrected.
         lung_area: smallest and largest share of a radiograph that its lung fields cover.
-        edge: share of one edge of the image from which lung fields lying on it count as cut off.
+        edges: share of the top, bottom, left and right edge of the image from which lung fields lying on it count as
+            cut off.
         distance: Mahalanobis distance from the training radiographs, from which a radiograph is unlike them.
         far: distance from which an image is refused.
         lateral, cut_off, poor_quality: above it, the warning is given.
@@ -197,7 +198,7 @@ class GuardThresholds(_Part):
     forced: Number
     pose: Number
     lung_area: tuple[Probability, Probability]
-    edge: Probability
+    edges: tuple[Number, Number, Number, Number] = (1.0, 1.0, 1.0, 1.0)
     distance: Positive
     far: Positive
     lateral: Number

@@ -29,6 +29,7 @@ SIDE = 64  # px, of the thumbnail
 GRID = 32  # cells, of the lung map
 DETAIL_SIDE = 192  # px, of the larger thumbnail that sharpness and noise are measured on
 COLOURED = 0.25  # share of strong colours; coloured marks and letters on a radiograph take less
+EDGES = ("top_edge", "bottom_edge", "left_edge", "right_edge")
 HEADS = ("inverted", "chest", "lateral", "cut_off", "poor_quality")  # after the four of the rotation
 
 Floats = NDArray[np.float32]
@@ -143,10 +144,10 @@ def normalised(thumbnails: Tensor) -> Tensor:
 
 
 def on_edge(lungs: Tensor) -> Tensor:
-    """Lung map logits `(B, GRID, GRID)` -> `(B,)`, the largest share of one edge of the image that lies in a lung."""
+    """Lung map logits `(B, GRID, GRID)` -> `(B, 4)`, the share of each of `EDGES` that lies in a lung."""
     inside = (lungs > 0).float()
     edges = [inside[:, 0], inside[:, -1], inside[:, :, 0], inside[:, :, -1]]  # (B, GRID) each
-    return torch.stack([edge.mean(1) for edge in edges], 1).amax(1)
+    return torch.stack([edge.mean(1) for edge in edges], 1)
 
 
 def thumbnail(pixels: NDArray[np.uint8]) -> Tensor:
@@ -212,8 +213,8 @@ class Guard:
         distance = torch.linalg.vector_norm((features[0] - self.centre) @ self.whitening)
         return named | {
             "lung_area": float((lungs > 0).float().mean()),
-            "edge": float(on_edge(lungs)[0]),
             "distance": float(distance),
+            **dict(zip(EDGES, on_edge(lungs)[0].tolist(), strict=True)),
         }
 
     def _run(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -259,7 +260,8 @@ class Guard:
         t = self.thresholds
         found = {
             "lateral_view": measures["lateral"] > t.lateral,
-            "cut_off": measures["cut_off"] > t.cut_off or measures["edge"] > t.edge,
+            "cut_off": measures["cut_off"] > t.cut_off
+            or any(measures[edge] > limit for edge, limit in zip(EDGES, t.edges, strict=True)),
             "poor_quality": measures["poor_quality"] > t.poor_quality
             or not t.detail[0] <= measures["detail"] <= t.detail[1],
             "unlike_training": measures["distance"] > t.distance,

@@ -142,9 +142,12 @@ def test_a_guard_is_fitted_written_and_measured_again(tmp_path: Path, source: Pa
     least, most = description.thresholds.detail
     assert 0 < least < most < 10
     write_guard(
-        bundle, description.model_copy(update={"thresholds": again.thresholds.model_copy(update={"detail": (0, 9)})})
+        bundle,
+        description.model_copy(
+            update={"thresholds": again.thresholds.model_copy(update={"detail": (0, 9), "edges": (0, 0, 1, 1)})}
+        ),
     )
-    detailed = run(Config(bundle, config.data, held_out=held_out, detail_only=True, changed=2))
+    detailed = run(Config(bundle, config.data, held_out=held_out, limits_only=True, changed=2))
     assert detailed.thresholds == description.thresholds
     assert (bundle / "guard.safetensors").read_bytes() == weights
     assert load_guard(bundle)

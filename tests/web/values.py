@@ -115,11 +115,14 @@ def _guards(generator: np.random.Generator) -> dict[str, Any]:
 
 def _guard(generator: np.random.Generator, radiograph: Radiograph) -> dict[str, Any]:
     weights = generator.integers(-3, 4, (64, 31), np.int8)
-    limits = {name: generator.normal(0, 4) for name in ("chest", "lateral", "cut_off", "poor_quality")}
-    limits |= {"forced": limits["chest"] - 6, "pose": 0.1, "edge": 0.9, "distance": 15.0, "far": 30.0}
-    thresholds = GuardThresholds.model_validate(
-        {**limits, "lung_area": (0.1, 0.9), "detail": (generator.uniform(0, 8), generator.uniform(0, 8))}
-    )
+    limits: dict[str, Any] = {name: generator.normal(0, 4) for name in ("chest", "lateral", "cut_off", "poor_quality")}
+    limits |= {"forced": limits["chest"] - 6, "pose": 0.1, "distance": 15.0, "far": 30.0}
+    own = np.random.default_rng(abs(int(weights.sum())))
+    limits |= {
+        "detail": (own.uniform(0, 8), own.uniform(0, 8)),
+        "edges": tuple(own.uniform(0, 2, 4).clip(max=1).tolist()),
+    }
+    thresholds = GuardThresholds.model_validate({**limits, "lung_area": (0.1, 0.9)})
     centre, whitening = (torch.from_numpy(generator.normal(0, 1, size).astype(np.float32)) for size in (6, (6, 6)))
     found = Guard(Eye(torch.from_numpy(weights).float()), thresholds, centre, whitening)(radiograph)
     return {

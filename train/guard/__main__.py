@@ -12,7 +12,7 @@ is for chests from the side. Random drawings (see `train.guard.drawn`) are added
 
 import platform
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from train.data import (
 )
 from train.evaluate import render_card
 from train.guard.drawn import KINDS
-from train.guard.fit import detail_limits, draw_others, finish, fit, make_pool, read_others, read_radiographs
+from train.guard.fit import draw_others, finish, fit, limits_in_use, make_pool, read_others, read_radiographs
 from train.guard.gallery import Gallery
 from train.guard.measure import Case, measure_others, measure_radiographs, with_auroc
 
@@ -61,8 +61,8 @@ class Config:
     """A PNG of what the guard got wrong, to look at."""
     measure_only: bool = False
     """Measure the guard that is in the bundle."""
-    detail_only: bool = False
-    """Set the limits on detail of the guard that is in the bundle, and measure it."""
+    limits_only: bool = False
+    """Set the limits on cut edges and detail of the guard that is in the bundle, and measure it."""
     steps: int = 2000
     batch: int = 27
     """Radiographs in a batch; each source gives a number in proportion to the square root of its own, at least 7."""
@@ -87,17 +87,15 @@ def run(config: Config) -> GuardDescription:
     """
     sources = sources_from(config.data, config.labels, config.masks)
     manifest = build_manifest(sources, val_fraction=config.val_fraction, seed=config.split_seed)
-    if not (config.measure_only or config.detail_only):
+    if not (config.measure_only or config.limits_only):
         _fit(config, sources, manifest)
-    found = read_guard(config.out)
-    if found is None:
+    found, guard = read_guard(config.out), load_guard(config.out)
+    if found is None or guard is None:
         raise DataError(f"{config.out} has no guard to measure. Leave --measure-only out to fit one.")
     if not config.measure_only:
-        limits = detail_limits([[c.path for c in _cases(one, sources, manifest, "train")] for one in sources])
-        found = found.model_copy(update={"thresholds": found.thresholds.model_copy(update={"detail": limits})})
-        write_guard(config.out, found)
-    guard = load_guard(config.out)
-    assert guard is not None  # it has a description
+        paths = [[case.path for case in _cases(one, sources, manifest, "train")] for one in sources]
+        limits = found.thresholds.model_copy(update=limits_in_use(guard, paths))
+        found, guard = found.model_copy(update={"thresholds": limits}), replace(guard, thresholds=limits)
     gallery = Gallery()
     description = found.model_copy(update={"measured": _measured(config, guard, sources, manifest, gallery)})
     write_guard(config.out, description)

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from pneumocam.bundle import GuardThresholds
-from pneumocam.guard import GRID, HEADS, SIDE, Guard, LungLocator, detail, normalised, on_edge
+from pneumocam.guard import EDGES, GRID, HEADS, SIDE, Guard, LungLocator, normalised
 from pneumocam.image import load_radiograph, without_border
 from train.guard.batches import Batch, Pool, draw_batch
 from train.guard.drawn import KINDS
@@ -145,7 +145,7 @@ def _binary(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 def finish(network: LungLocator, sources: Sequence[Radiographs]) -> Guard:
     """Set the limits from the training radiographs as they are, each source counting alike.
 
-    The limits on distance, area, edge, cut and quality follow from what all but a few in 1000 of these radiographs keep
+    The limits on distance, area, cut and quality follow from what all but a few in 1000 of these radiographs keep
     to; the others are even odds of the network's heads.
     """
     lungs, heads, features = zip(*(_outputs(network, source.images) for source in sources), strict=True)
@@ -155,7 +155,6 @@ def finish(network: LungLocator, sources: Sequence[Radiographs]) -> Guard:
     whitening = torch.linalg.cholesky(torch.linalg.inv(covariance))
     distances = [torch.linalg.vector_norm((part - centre) @ whitening, dim=1) for part in features]
     usual = max(float(torch.quantile(part, 0.998)) for part in distances)
-    edge = max(float(torch.quantile(on_edge(part), 0.995)) for part in lungs)
     usual_head = torch.stack([torch.quantile(part, 0.995, dim=0) for part in heads]).amax(0)
     named = dict(zip(HEADS, usual_head[4:].clamp(max=0).tolist(), strict=True))
     areas = torch.cat([(part > 0).float().mean((1, 2)) for part in lungs])
@@ -164,7 +163,6 @@ def finish(network: LungLocator, sources: Sequence[Radiographs]) -> Guard:
         forced=-2.0,
         pose=2.0,
         lung_area=(round(float(areas.min()) / 2, 3), round(min(1.0, float(areas.max()) * 1.25), 3)),
-        edge=round(edge, 3),
         distance=round(usual, 2),
         far=round(2 * usual, 2),
         lateral=0.0,
@@ -174,13 +172,25 @@ def finish(network: LungLocator, sources: Sequence[Radiographs]) -> Guard:
     return Guard(network, thresholds, centre, whitening)
 
 
-def detail_limits(sources: Sequence[Sequence[Path]]) -> tuple[float, float]:
-    """The least and the most detail that all but a few in 1000 of the training radiographs of each source have."""
-    ranges = []
+def limits_in_use(guard: Guard, sources: Sequence[Sequence[Path]]) -> dict[str, tuple[float, ...]]:
+    """The thresholds `edges` and `detail`, which all but a few in 1000 training radiographs of each source keep to.
+
+    The radiographs are read as in use, not shrunk before.
+
+    Args:
+        guard: a fitted one, without these limits.
+        sources: the files of the training radiographs of each source.
+    """
+    edges, details = [], []
     for paths in sources:
-        shown = tqdm(paths, "Measuring detail", leave=False)
-        ranges.append(np.quantile([detail(without_border(load_radiograph(p)).pixels) for p in shown], [0.001, 0.999]))
-    return round(float(np.min(ranges)), 3), round(float(np.max(ranges)), 3)
+        found = [guard(without_border(load_radiograph(path))) for path in tqdm(paths, "Setting limits", leave=False)]
+        edges.append(np.quantile([[one.measures[edge] for edge in EDGES] for one in found], 0.995, axis=0))
+        details.append(np.quantile([one.measures["detail"] for one in found], [0.001, 0.999]))
+    highest = np.max(edges, axis=0).tolist()
+    return {
+        "edges": tuple(round(share, 3) for share in highest),
+        "detail": (round(float(np.min(details)), 3), round(float(np.max(details)), 3)),
+    }
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import { shrunk } from "./resample.js";
 
 const SIDE = 64; // px, of the thumbnail
 const DETAIL_SIDE = 192; // px, of the larger thumbnail that sharpness and noise are measured on
+const EDGES = ["top_edge", "bottom_edge", "left_edge", "right_edge"];
 const HEADS = { inverted: 4, chest: 5, lateral: 6, cut_off: 7, poor_quality: 8 }; // after four of the rotation
 
 /** @type {Record<string, string>} */
@@ -88,7 +89,8 @@ function measured({ lungs, heads, features }, { centre, whitening }) {
   const offset = Array.from(centre, (middle, i) => features[i] - middle);
   const white = offset.map((_, j) => offset.reduce((sum, x, i) => sum + x * whitening[i * offset.length + j], 0));
   const named = Object.fromEntries(Object.entries(HEADS).map(([name, i]) => [name, heads[i]]));
-  return { ...named, lung_area: mean(inside), edge: Math.max(...edges.map(mean)), distance: Math.hypot(...white) };
+  const shares = Object.fromEntries(EDGES.map((name, i) => [name, mean(edges[i])]));
+  return { ...named, ...shares, lung_area: mean(inside), distance: Math.hypot(...white) };
 }
 
 /**
@@ -110,7 +112,8 @@ function doubts(measures, thresholds) {
   const [least, most] = thresholds.detail;
   const found = {
     lateral_view: measures.lateral > thresholds.lateral,
-    cut_off: measures.cut_off > thresholds.cut_off || measures.edge > thresholds.edge,
+    cut_off:
+      measures.cut_off > thresholds.cut_off || EDGES.some((name, i) => measures[name] > thresholds.edges[i]),
     poor_quality:
       measures.poor_quality > thresholds.poor_quality || measures.detail < least || measures.detail > most,
     unlike_training: measures.distance > thresholds.distance,
