@@ -26,7 +26,7 @@ from pneumocam import (
     predict_many,
 )
 from pneumocam.bundle import GuardThresholds, read_guard
-from pneumocam.guard import Guard, detail, outline
+from pneumocam.guard import GRID, Guard, detail, outline
 from tests.conftest import EXAMPLES, ROOT
 
 
@@ -166,6 +166,25 @@ def test_detail_does_not_depend_on_pose_size_or_brightness() -> None:
         assert detail(np.ascontiguousarray(changed)) == pytest.approx(value, rel=0.1)
     assert detail(np.full((50, 60), 90, np.uint8)) == 0
     assert detail(np.zeros((1, 1), np.uint8)) == 0
+
+
+def test_lungs_that_are_cut_off_are_told(guard: Guard) -> None:
+    told = {}
+    for edge, turns in (("top", 1), ("bottom", 3), ("left", 0), ("right", 2)):
+        told[edge] = 0
+        for path in EXAMPLES:
+            radiograph = load_radiograph(path)
+            lungs = guard(radiograph).lungs
+            assert lungs is not None
+            inside = np.rot90(lungs > 0.5, turns).sum(0)
+            pixels = np.rot90(radiograph.pixels, turns)
+            gone = int((inside.cumsum() < 0.4 * inside.sum()).sum())  # columns of the lung map
+            left = np.rot90(pixels[:, gone * pixels.shape[1] // GRID :], -turns)
+            found = guard(load_radiograph(np.ascontiguousarray(left)))
+            told[edge] += bool(found.refusal) or "cut_off" in {warning.code for warning in found.warnings}
+    assert told["top"] >= 8  # the training images have lungs at the top edge too
+    assert told["bottom"] >= 14
+    assert told["left"] == told["right"] == len(EXAMPLES)
 
 
 def test_one_lung_alone_is_refused(guard: Guard) -> None:
