@@ -42,6 +42,12 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.jpeg"))
 SUBTYPES = ("NORMAL", "BACTERIAL", "VIRAL")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Quick files last, so that no process is left with a slow one when the others are done."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path.parent.name == "unit" and item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def bundled() -> Classifier:
     return Classifier.from_pretrained()

@@ -39,9 +39,15 @@ def refuse(_: Any) -> None:
     raise RequestError("no_url", "A sentence.")
 
 
+@pytest.fixture(scope="module")
+def processes(bundled: Classifier) -> Engine:
+    """An engine with two worker processes, whose start takes long."""
+    return Engine(bundled, workers=2)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
-def test_threads_and_processes_answer_as_python_does(bundled: Classifier, workers: int) -> None:
-    engine = Engine(bundled, workers=workers)
+def test_threads_and_processes_answer_as_python_does(bundled: Classifier, processes: Engine, workers: int) -> None:
+    engine = processes if workers == 2 else Engine(bundled)
     options = Options.model_validate({"overlay": "png", "operating_point": "screening"})
 
     async def ask() -> list[Any]:
@@ -99,8 +105,8 @@ def test_a_missing_package_for_onnx_is_named(
         export_for_onnx_runtime(bundled, tmp_path / "network.onnx")
 
 
-def test_a_killed_worker_fails_its_request_alone(bundled: Classifier) -> None:
-    engine = Engine(bundled, workers=2)
+def test_a_killed_worker_fails_its_request_alone(processes: Engine) -> None:
+    engine = processes
 
     async def ask() -> None:
         worker = await engine.run(process_id)

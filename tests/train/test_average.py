@@ -38,7 +38,8 @@ def test_the_weights_are_the_mean_of_the_best(runs: list[Path], tmp_path: Path) 
         if name == "fc.bias":  # calibration moves NORMAL against the others
             value, expected = value[1:] - value[1], expected[1:] - expected[1]
         if "running_" not in name and "num_batches" not in name:
-            torch.testing.assert_close(value.float(), expected.float(), rtol=1e-3, atol=1e-6)
+            rounding = 1e-3 if name == "fc.bias" else 1e-6  # in half precision, after a larger number was added
+            torch.testing.assert_close(value.float(), expected.float(), rtol=1e-3, atol=rounding)
         moved += not torch.equal(states[0][name], states[1][name])
     assert moved > 10
 

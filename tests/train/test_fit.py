@@ -80,7 +80,7 @@ def command(config: Config) -> list[str]:
     flags = ["--data", *config.data]
     for name in ("out", "arch", "init", "train_size", "image_size", "epochs", "batch_size", "lr", "ema_decay"):
         flags += [f"--{name.replace('_', '-')}", str(getattr(config, name))]
-    return [*flags, "--workers", str(config.workers)]
+    return [*flags, "--workers", str(config.workers), *["--no-calibrate"] * (not config.calibrate)]
 
 
 def environment(threads: int) -> dict[str, str]:

@@ -7,7 +7,13 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-OPTIONAL = {"onnx_ir": "extra train", "pillow_heif": "extra heic", "ray": "extra scale", "spaces": "of a Space"}
+OPTIONAL = {
+    "onnx_ir": "extra onnx",
+    "onnxruntime": "extra onnx",
+    "pillow_heif": "extra heic",
+    "ray": "extra scale",
+    "spaces": "of a Space",
+}
 
 
 def test_the_product_imports_only_what_requirements_txt_installs() -> None:
