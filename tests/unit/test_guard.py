@@ -121,6 +121,7 @@ def test_a_border_case_can_be_forced(bundled: Classifier) -> None:
     [
         ({"lateral": -900.0}, "lateral_view"),
         ({"cut_off": -900.0}, "cut_off"),
+        ({"edges": (1.0, 1.0, 1.0, -1.0)}, "cut_off"),
         ({"poor_quality": -900.0}, "poor_quality"),
         ({"detail": (0.0, 0.1)}, "poor_quality"),
         ({"detail": (900.0, 1000.0)}, "poor_quality"),

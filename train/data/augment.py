@@ -180,7 +180,7 @@ def random_frame(image: torch.Tensor) -> torch.Tensor:
     """Flat strips along some edges of the `(C, H, W)` image, as collimators, scanners and programs leave them.
 
     Each is at most 4% of the side wide, mostly black, and its inner edge takes up to 4 pixels. `without_border` leaves
-    narrow strips and parts of soft edges, and an untrained network takes them for a sign.
+    narrow strips and parts of soft edges, and a network that was trained without them may change its prediction.
     """
     height, width = image.shape[1:]
     soft = 0.5 + 3.5 * _uniform()  # px

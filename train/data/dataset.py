@@ -169,9 +169,9 @@ def _pictures(
     def read(image: LabelledImage) -> Picture:
         radiograph, lungs = _load(roots[image.root] / image.path), read_mask(masks.get(image.source), image.path)
         height, width = radiograph.pixels.shape
-        above, below, left, right = border(radiograph.pixels)
+        above, below, left, right = border(radiograph.pixels)  # which `without_border` cuts off in use
+        picture = radiograph.to_pil().crop((left, above, width - right, height - below))
         box = (left / width, above / height, 1 - right / width, 1 - below / height)
-        picture = without_border(radiograph).to_pil()  # as in use
         picture.thumbnail((LONGER_SIDE, LONGER_SIDE), Image.Resampling.BICUBIC)
         pixels, lungs = np.array(picture), None if lungs is None else _part(lungs, box)
         return Picture(pixels, burned_in(pixels, lungs), lungs)
