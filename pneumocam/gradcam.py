@@ -137,21 +137,33 @@ class Saliency:
 
         The brightness of two maps of one image can be compared; see `scale`.
         """
+        return np.asarray(self._drawn(Image.fromarray(self._relative())))
+
+    def grey(self) -> Image.Image:
+        """`heatmap` times 255 as an image of mode "L", within one level; drawn in a third of the time."""
+        return self._drawn(Image.fromarray((255 * self._relative()).round().astype(np.uint8)))
+
+    def _relative(self) -> Floats:
+        """The cells (h, w) on the scale of the image's maps, in [0, 1]."""
+        scale = self.scale or float(self.cam.max())
+        cells: Floats = self.cam / np.float32(scale) if scale > 0 else self.cam
+        return cells
+
+    def _drawn(self, cells: Image.Image) -> Image.Image:
+        """One pixel for each cell -> the upload's pixels, interpolated; 0 where the map covers nothing."""
+        canvas = Image.new(cells.mode, self.size)
         left, top, right, bottom = self.box
         # Only the part of the box on the upload is resized; the whole box can be far larger.
         x0, y0 = max(0, round(left)), max(0, round(top))
         x1, y1 = min(self.size[0], round(right)), min(self.size[1], round(bottom))
         if x0 >= x1 or y0 >= y1:  # the box is thinner than a pixel
-            return np.zeros(self.size[::-1], np.float32)
-        rows, columns = self.cam.shape
+            return canvas
+        columns, rows = cells.size
         xs = ((np.array([x0, x1]) - left) * columns / (right - left)).clip(0, columns)
         ys = ((np.array([y0, y1]) - top) * rows / (bottom - top)).clip(0, rows)
-        scale = self.scale or float(self.cam.max())
-        covered = Image.fromarray(self.cam / np.float32(scale) if scale > 0 else self.cam)
         region = (xs[0], ys[0], xs[1], ys[1])
-        canvas = Image.new("F", self.size)
-        canvas.paste(covered.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=region), (x0, y0))
-        return np.asarray(canvas)
+        canvas.paste(cells.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=region), (x0, y0))
+        return canvas
 
     def _share(self, cam: np.ndarray) -> float | None:
         if self.lungs is None:

@@ -32,24 +32,31 @@ def draw_overlay(
     """
     strip = _strip(radiograph.width, caption, saliency, colour_map)
     overlay = Image.new("RGB", (radiograph.width, radiograph.height + strip.height))
-    overlay.paste(blend(radiograph.to_pil(), saliency, opacity=opacity, colour_map=colour_map))
+    overlay.paste(radiograph.to_pil())
     overlay.paste(strip, (0, radiograph.height))
+    _lay_over(overlay, saliency, opacity, colour_map)
     return overlay
 
 
 def blend(image: Image.Image, saliency: Saliency, *, opacity: float = 0.6, colour_map: str = COLOUR_MAP) -> Image.Image:
     """An image of mode "L" -> mode "RGB" with the map over it, as in `draw_overlay`."""
-    heat = saliency.heatmap()  # (H, W)
-    palette = colours_of(colour_map, np.arange(256)) * 255  # (256, 3)
-    colours = Image.fromarray((255 * heat).round().astype(np.uint8))
-    colours.putpalette(palette.round().astype(np.uint8).tobytes())
-    opaque = Image.fromarray((255 * opacity * heat).round().astype(np.uint8))
-    blended = Image.composite(colours.convert("RGB"), image.convert("RGB"), opaque)
-    if saliency.lungs is not None:
-        draw, width = ImageDraw.Draw(blended), max(1, round(image.width / 400))
-        for polygon in outline(saliency.lungs, *image.size):
-            draw.line(polygon, OUTLINE, width, joint="curve")
+    blended = image.convert("RGB")
+    _lay_over(blended, saliency, opacity, colour_map)
     return blended
+
+
+def _lay_over(canvas: Image.Image, saliency: Saliency, opacity: float, colour_map: str) -> None:
+    """Draw the map and the outline of the lung fields on the upper left of an RGB image."""
+    heat = saliency.grey()  # (H, W)
+    opaque = heat.point([round(opacity * level) for level in range(256)])
+    palette = colours_of(colour_map, np.arange(256)) * 255  # (256, 3)
+    heat.putpalette(palette.round().astype(np.uint8).tobytes())
+    canvas.paste(heat.convert("RGB"), mask=opaque)
+    if saliency.lungs is not None:
+        width, height = saliency.size
+        draw = ImageDraw.Draw(canvas)
+        for polygon in outline(saliency.lungs, width, height):
+            draw.line(polygon, OUTLINE, max(1, round(width / 400)), joint="curve")
 
 
 def _strip(width: int, caption: str, saliency: Saliency, colour_map: str) -> Image.Image:

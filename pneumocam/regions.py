@@ -4,7 +4,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 Floats = NDArray[np.float32]
 Quality = Literal["steady", "unsteady", "outside_lungs", "empty"]
@@ -75,6 +74,8 @@ def regions(heat: Floats, width: int, height: int) -> tuple[Region, ...]:
         width: of the image in pixels.
         height: of the image in pixels.
     """
+    from scipy import ndimage  # slow to import, and many predictions need no regions
+
     peak = float(heat.max())
     labels, _ = ndimage.label(heat > peak / 2)
     rows, columns = heat.shape
