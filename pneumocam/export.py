@@ -1,5 +1,6 @@
 """Export the networks of a classifier and of its guard to ONNX, for engines other than PyTorch."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ def export_guard(guard: Guard, path: Path) -> None:
 
 def _write(network: nn.Module, batch: Tensor, inputs: str, outputs: list[str], path: Path) -> None:
     """Export with a batch of any size; `batch` has two images, since the exporter takes a length of one as fixed."""
+    network = copy.deepcopy(network)
+    for module in network.modules():
+        if hasattr(module, "inplace"):
+            vars(module)["inplace"] = False  # the exporter takes twice as long to trace operations in place
     program = torch.onnx.export(
         network,
         (batch,),

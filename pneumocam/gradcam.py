@@ -145,9 +145,8 @@ class Saliency:
 
     def _relative(self) -> Floats:
         """The cells (h, w) on the scale of the image's maps, in [0, 1]."""
-        scale = self.scale or float(self.cam.max())
-        cells: Floats = self.cam / np.float32(scale) if scale > 0 else self.cam
-        return cells
+        scale = self.scale or float(self.cam.max()) or 1.0
+        return (self.cam / np.float32(scale)).astype(np.float32)
 
     def _drawn(self, cells: Image.Image) -> Image.Image:
         """One pixel for each cell -> the upload's pixels, interpolated; 0 where the map covers nothing."""

@@ -54,19 +54,20 @@ def bundled() -> Classifier:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_export_for_each_network() -> Iterator[None]:
-    """Publishing takes a network's ONNX file from an earlier test: an export takes seconds."""
-    done: dict[str, bytes] = {}
+def one_export_for_each_network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A network's ONNX file comes from an earlier test, also one of another process: an export takes seconds."""
+    base = tmp_path_factory.getbasetemp()
+    folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
     def export(classifier: Classifier, path: Path) -> None:
-        if classifier.revision in done:
-            path.write_bytes(done[classifier.revision])
-        else:
-            export_onnx(classifier, path)
-            done[classifier.revision] = path.read_bytes()
+        done = folder / f"{classifier.revision.replace(':', '-')}.onnx"
+        if not done.exists():
+            export_onnx(classifier, base / done.name)
+            (base / done.name).replace(done)
+        shutil.copy(done, path)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("publish.model.export_onnx", export)
+        patch.setattr("pneumocam.export.export_onnx", export)
         yield
 
 

@@ -57,7 +57,10 @@ class Engine:
             wait([self._pool.submit(os.getpid) for _ in range(workers)])
 
     def _processes(self) -> ProcessPoolExecutor:
-        context = multiprocessing.get_context("spawn")  # a fork would copy the locks of threads
+        # A fork of this process would copy the locks of its threads. A fork server has none, and imports PyTorch once.
+        methods = multiprocessing.get_all_start_methods()
+        context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+        context.set_forkserver_preload([__name__])
         return ProcessPoolExecutor(self.workers, context, _start_worker, (self.classifier, self._onnx))
 
     @asynccontextmanager

@@ -267,8 +267,10 @@ def test_a_limit_that_is_no_number_is_told(monkeypatch: pytest.MonkeyPatch, valu
         Limits.from_environment()
 
 
-def test_a_killed_app_leaves_no_worker_processes(tmp_path: Path) -> None:
-    with running_app(tmp_path, PNEUMOCAM_WORKERS="2", PNEUMOCAM_RUNTIME="onnx") as app:
+def test_a_killed_app_leaves_no_worker_processes(make_bundle: Callable[..., Path], tmp_path: Path) -> None:
+    model = f"local-dir:{make_bundle('test_resnet')}"
+    settings = {"PNEUMOCAM_MODEL": model, "PNEUMOCAM_WORKERS": "2", "PNEUMOCAM_RUNTIME": "onnx"}
+    with running_app(tmp_path, **settings) as app:
         assert httpx.post(f"{app.url}/api/predict", content=IMAGE, timeout=120).status_code == 200
         workers = [int(pid) for pid in re.findall(r"\d+", children(app.pid))]
         assert len(workers) >= 2
