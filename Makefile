@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 EMULATOR := .emulator/hf_endpoints_emulator
 NODE := node_modules/.package-lock.json
-UV := $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python
+COMPILE ?= --compile-bytecode
+UV := $(BIN)/uv pip install $(COMPILE) --python $(BIN)/python
 
 .PHONY: help app check tools test lint docs figures screenshot tour model bench audit lock clean
 .DEFAULT_GOAL := help

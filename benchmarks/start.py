@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -30,16 +31,21 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }
 
 
-def command(arguments: tuple[str, ...]) -> float:
+def command(name: str) -> dict[str, float]:
     before = os.times()
-    subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, check=True)
+    subprocess.run([sys.executable, *COMMANDS[name]], cwd=ROOT, capture_output=True, check=True)
     after = os.times()
-    return after.children_user + after.children_system - before.children_user - before.children_system
+    return {name: after.children_user + after.children_system - before.children_user - before.children_system}
 
 
-def app() -> float:
+def app() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder, running_app(Path(folder)) as started:
-        return processor_seconds(started.pid)
+        served = processor_seconds(started.pid)
+        time.sleep(5)  # until what goes on after the start has ended
+        before = processor_seconds(started.pid)
+        time.sleep(10)
+        idle = processor_seconds(started.pid) - before
+    return {"python app.py, until it serves": served, "python app.py, ten seconds without a request": idle}
 
 
 def main(repeats: int = 5, out: Path = RESULT) -> None:
@@ -49,14 +55,12 @@ def main(repeats: int = 5, out: Path = RESULT) -> None:
         repeats: of each command.
         out: the JSON file to write.
     """
-    contenders: dict[str, Callable[[], float]] = {
-        **{name: partial(command, arguments) for name, arguments in COMMANDS.items()},
-        "python app.py, until it serves": app,
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    runs: list[Callable[[], dict[str, float]]] = [*(partial(command, name) for name in COMMANDS), app]
+    seconds: dict[str, list[float]] = {}
     for _ in range(repeats):
-        for name, run in contenders.items():
-            seconds[name].append(run())
+        for run in runs:
+            for name, value in run().items():
+                seconds.setdefault(name, []).append(value)
     rows: dict[str, Any] = {
         name: {"cpu_s": round(statistics.median(x), 2), "cpu_s_range": [round(min(x), 2), round(max(x), 2)]}
         for name, x in seconds.items()

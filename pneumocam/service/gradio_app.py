@@ -81,6 +81,8 @@ def blocks(endpoints: Endpoints) -> gr.Blocks:
                 concurrency_limit=limits.at_work,
             )
     queued: gr.Blocks = demo.queue(max_size=limits.waiting, api_open=False)
+    # By default Gradio looks for calls a thousand times a second, which takes a tenth of a core while there are none.
+    queued._queue.sleep_when_free, queued._queue.progress_update_sleep_when_free = 0.01, 0.1
     return queued
 
 
