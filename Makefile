@@ -1,4 +1,4 @@
-# `make app` runs the page, `make check` tests a change in a minute or two, `make test` runs every test. Each sets up .venv first.
+# `make app` runs the page, `make check` tests a change in about a minute, `make test` runs every test. Each sets up .venv first.
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -17,7 +17,7 @@ help:  ## this list
 app: $(VENV)/.app  ## page and API on the bundled model, http://127.0.0.1:7860
 	$(BIN)/python app.py
 
-check: lint  ## before a commit: lint, types and the quick tests, a minute or two
+check: lint  ## before a commit: lint, types and the quick tests, about a minute
 	$(BIN)/python -m pytest tests/unit -q -n 2 -m "not slow"
 	@if [ -e $(NODE) ]; then npm test --silent; fi
 

@@ -1,4 +1,7 @@
-"""What test files share: the running app, tiny bundles, Hubs on loopback, made-up Kaggle folders, real images."""
+"""What test files share: the running app, tiny bundles, Hubs on loopback, made-up Kaggle folders, real images.
+
+What takes long to be imported is imported in the fixtures: the process that hands out tests to others needs none of it.
+"""
 
 import os
 import shutil
@@ -10,24 +13,22 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
 import numpy as np
 import pytest
-import timm
 import torch
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 import pneumocam.hub
 from pneumocam import Classifier
-from pneumocam.export import export_onnx
-from publish.model import stage
+from pneumocam.light_timm import timm
 from tests.hub import Hub, serve
-from train import evaluate
-from train.fit import Config, fit
-from train.record import save_bundle
+
+if TYPE_CHECKING:
+    from train.fit import Config
 
 # No test may reach beyond loopback: a library that tries is told so at once instead of hanging.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -56,6 +57,8 @@ def bundled() -> Classifier:
 @pytest.fixture(scope="session", autouse=True)
 def one_export_for_each_network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A network's ONNX file comes from an earlier test, also one of another process: an export takes seconds."""
+    from pneumocam.export import export_onnx
+
     base = tmp_path_factory.getbasetemp()
     folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
@@ -159,6 +162,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def make_bundle(tmp_path: Path) -> Callable[..., Path]:
     """Write a bundle with random weights: any architecture, 1 or 3 channels, any crop mode."""
+    from train.record import save_bundle
 
     def make(
         arch: str = "tf_efficientnet_lite0",
@@ -259,8 +263,10 @@ def make_kaggle_folder(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Config:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> "Config":
     """A tiny network that has learnt to tell `write_kaggle_folder`'s classes apart: the config of its finished run."""
+    from train.fit import Config, fit
+
     folder = tmp_path_factory.mktemp("trained")
     config = Config(
         data=(str(write_kaggle_folder(folder / "data", 24)),),
@@ -280,8 +286,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 
 @pytest.fixture(scope="session")
-def measured(trained: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def measured(trained: "Config", tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny trained bundle with its metrics.json, figures and card."""
+    from train import evaluate
+
     bundle = tmp_path_factory.mktemp("measured") / "bundle"
     shutil.copytree(trained.out / "bundle", bundle)
     evaluate.run(evaluate.Config(str(bundle), trained.data, audit_images=4, resamples=20))
@@ -291,6 +299,8 @@ def measured(trained: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def staged(measured: Path) -> Path:
     """The folder that is uploaded of it."""
+    from publish.model import stage
+
     stage(measured, measured.parent / "staged", repo="lung/xray")
     return measured.parent / "staged"
 
@@ -298,6 +308,8 @@ def staged(measured: Path) -> Path:
 @pytest.fixture(scope="session")
 def staged_bundled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that is uploaded of the bundled model."""
+    from publish.model import stage
+
     folder = tmp_path_factory.mktemp("staged") / "xray"
     stage(ROOT / "model", folder)
     return folder

@@ -6,6 +6,8 @@ import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 OPTIONAL = {
     "onnx_ir": "extra onnx",
@@ -16,6 +18,7 @@ OPTIONAL = {
 }
 
 
+@pytest.mark.slow
 def test_the_product_imports_only_what_requirements_txt_installs() -> None:
     pinned = set(re.findall(r"^([\w.-]+)==", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
     distributions = packages_distributions()

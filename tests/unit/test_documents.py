@@ -9,7 +9,6 @@ import pytest
 from docs.figures import DOCUMENTS, FIGURES, REGION, render
 from pneumocam import Classifier
 from setup import long_description
-from train.evaluate import render_card
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -75,6 +74,8 @@ def test_metrics_are_of_the_bundled_weights_and_of_held_out_patients(bundled: Cl
 
 
 def test_card_beside_the_weights_is_the_template_filled_in(bundled: Classifier) -> None:
+    from train.evaluate import render_card  # slow to import
+
     assert (ROOT / "model" / "README.md").read_text() == render_card(bundled, METRICS)
 
 

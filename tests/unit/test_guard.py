@@ -29,6 +29,8 @@ from pneumocam.bundle import GuardThresholds, read_guard
 from pneumocam.guard import GRID, Guard, detail, outline
 from tests.conftest import EXAMPLES, ROOT
 
+pytestmark = pytest.mark.slow  # most tests run the guard and the network on several images
+
 
 @pytest.fixture(scope="module")
 def guard(bundled: Classifier) -> Guard:

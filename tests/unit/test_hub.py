@@ -16,6 +16,8 @@ from tests.conftest import EXAMPLES
 from tests.hub import Hub
 from tests.unit.test_bundle import TINY, MakeBundle, Trap, edit, edit_weights, logits, timm_logits
 
+pytestmark = pytest.mark.slow  # each test runs a Hub and loads a model from it
+
 
 @pytest.fixture
 def model_hub(hub: Hub, make_bundle: MakeBundle) -> Hub:
@@ -29,7 +31,6 @@ def model_hub(hub: Hub, make_bundle: MakeBundle) -> Hub:
     return hub
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("revision", ["", "@", "@main", "@v1", "@refs/pr/1", "@sha"])
 def test_a_revision_of_a_hub_repository(model_hub: Hub, revision: str) -> None:
     old, new = model_hub.repositories["lung/xray"].commits
@@ -151,7 +152,6 @@ FAILURES: dict[str, tuple[Callable[[Hub], object], str]] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("cached", [False, True], ids=["cold", "warm"])
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_start_takes_bounded_time_whichever_way_the_hub_fails(
@@ -197,7 +197,6 @@ def test_a_start_takes_the_model_that_was_asked_for(model_hub: Hub, caplog: pyte
     assert caplog.records == []
 
 
-@pytest.mark.slow
 def test_what_comes_too_late_serves_the_next_start(model_hub: Hub) -> None:
     model_hub.hang("GET /lung/xray/resolve")
     loaded = load_or_fall_back("hf-hub:lung/xray@v1", timeout=0.5)
@@ -221,7 +220,6 @@ def test_an_update_that_breaks_off_leaves_the_older_commit_in_place(model_hub: H
     assert load_or_fall_back("hf-hub:lung/xray").classifier.revision == new
 
 
-@pytest.mark.slow
 def test_weights_that_are_damaged_in_the_cache_are_fetched_anew(model_hub: Hub, tmp_path: Path) -> None:
     source = f"hf-hub:lung/xray@{Classifier.from_pretrained('hf-hub:lung/xray@v1').revision}"
     (weights,) = tmp_path.glob("hub-cache/**/snapshots/*/model.safetensors")

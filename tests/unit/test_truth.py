@@ -10,7 +10,6 @@ from PIL import Image
 from pneumocam import Classifier, predict
 from pneumocam.cli import main
 from tests.conftest import EXAMPLES
-from train.audit import COUNTERFACTUALS
 
 
 def as_they_are(image: Path, folder: Path) -> None:
@@ -28,6 +27,8 @@ def as_small_jpeg(image: Path, folder: Path) -> None:
 
 
 def with_flat_highlights(image: Path, folder: Path) -> None:
+    from train.audit import COUNTERFACTUALS  # slow to import
+
     with Image.open(image) as picture:
         (folder / f"{image.stem}.png").write_bytes(COUNTERFACTUALS["flat highlights"](picture.convert("L"), False))
 
