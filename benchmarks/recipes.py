@@ -52,9 +52,9 @@ def command_line(values: Flags) -> str:
 
 
 def worst(metrics: Metrics, name: str, *, tone: bool) -> float:
-    """A figure where it is worst: of the files in TONE, or of all others that the films were judged as."""
-    films = metrics["audit"]["counterfactuals"]["by_name"]
-    values = [film[name]["value"] for file, film in films.items() if name in film and tone == (file in TONE)]
+    """A figure where it is worst: of the files in TONE, or of all others that the images were saved as."""
+    images = metrics["audit"]["counterfactuals"]["by_name"]
+    values = [image[name]["value"] for file, image in images.items() if name in image and tone == (file in TONE)]
     return float(max(values) if name in ("flips", "ece") else min(values))
 
 
@@ -117,14 +117,14 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def counterfactuals(sides: dict[str, Metrics]) -> str:
-    """A table of what the audit found for each file that the films were judged as, with 95% intervals."""
+    """A table of what the audit found for each file that the images were saved as, with 95% intervals."""
     audits = {side: metrics["audit"]["counterfactuals"]["by_name"] for side, metrics in sides.items()}
     panels = {"AUROC": "auroc", "sensitivity": "sensitivity", "specificity": "specificity", "flips": "flips"}
     rows = [
-        [film, *(interval(audit[film].get(key)) for key in panels.values() for audit in audits.values())]
-        for film in next(iter(audits.values()))
+        [image, *(interval(audit[image].get(key)) for key in panels.values() for audit in audits.values())]
+        for image in next(iter(audits.values()))
     ]
-    return table(["film", *(f"{shown}, {side}" for shown in panels for side in sides)], rows)
+    return table(["image", *(f"{shown}, {side}" for shown in panels for side in sides)], rows)
 
 
 def interval(measured: dict[str, float] | None) -> str:
@@ -151,7 +151,7 @@ def main(folders: list[Path], models: dict[str, Path]) -> None:
             raise SystemExit(f"{folder} has {command_line(own)}; expected {command_line(given[recipe])}, as before it.")
         audit = measured["audit"]["counterfactuals"]
         listed.append(
-            {"recipe": recipe, "seed": seed, "films": measured["n"], "audited": audit["n"]}
+            {"recipe": recipe, "seed": seed, "images": measured["n"], "audited": audit["n"]}
             | {name: round(of(measured), 4) for name, of in FIGURES.items()}
             | {"worst": audit["worst"]["auroc"]["counterfactual"], "flags": command_line(given[recipe])}
         )
@@ -178,11 +178,11 @@ def main(folders: list[Path], models: dict[str, Path]) -> None:
         f"would by chance alone. Corrected for so many (Benjamini and Hochberg), {sum(corrected < 0.05)} have; the "
         f"smallest corrected p is {corrected.min():.2f}. Three seeds can hardly show more."
     )
-    films, audited = listed[0]["films"], listed[0]["audited"]
+    images, audited = listed[0]["images"], listed[0]["audited"]
     legend = (
         "Mean over the seeds ± half its 95% interval (Student's t); below, a change is in bold where that leaves zero "
-        f"out. What is worst or flips is of the same {audited} films in every run, the rest of all {films}, so that a "
-        "worst AUROC can be above the first column."
+        f"out. What is worst or flips is of the same {audited} images in every run, the rest of all {images}, so that "
+        "a worst AUROC can be above the first column."
     )
 
     measured_models = {name: json.loads((bundle / "metrics.json").read_text()) for name, bundle in models.items()}
@@ -197,7 +197,7 @@ def main(folders: list[Path], models: dict[str, Path]) -> None:
             f"- **{name}**: {len(one['runs'])} seeds of `{command_line(flags(one['recipe']))}`"
             for name, one in trained.items()
         ),
-        f"{' and '.join(sides)}: the same films in other files": counterfactuals(sides),
+        f"{' and '.join(sides)}: the same images in other files": counterfactuals(sides),
         f"{' and '.join(sides)}: how far answers go along with what sees no lungs": baselines(sides),
         "Short runs of one recipe each": f"{legend}\n\n{table(['recipe', 'seeds', *FIGURES], recipes)}",
         "The flags of the short runs": "\n".join(

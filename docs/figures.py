@@ -256,10 +256,15 @@ def maps() -> str:
 
 
 def map_variants() -> str:
-    rows = [
-        (name, *(shown(row[key]) for key in ("inside", "deletion", "insertion")), f"{row['ms']:.0f}")
-        for name, row in MAPS["maps"].items()
-    ]
+    in_use = next(iter(MAPS["maps"]))
+
+    def cell(name: str, key: str) -> str:
+        row = MAPS["maps"][name]
+        change = "" if name == in_use else " ({value:+.3f} [{low:+.3f}, {high:+.3f}])".format(**row["gain"][key])
+        return f"{row[key]['value']:.3f}{change}"
+
+    keys = ("inside", "deletion", "insertion")
+    rows = [(name, *(cell(name, key) for key in keys), f"{row['ms']:.0f}") for name, row in MAPS["maps"].items()]
     found = table(("map", "inside the lung fields", "deletion", "insertion", "ms"), rows)
     return f"{MAPS['images']} images, {MAPS['threads']} thread{'s' * (MAPS['threads'] > 1)}:\n\n{found}"
 

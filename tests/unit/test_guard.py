@@ -90,7 +90,7 @@ def test_other_pictures_are_refused_even_if_forced(bundled: Classifier, picture:
 def test_strong_colours_are_refused_and_a_tint_is_not(bundled: Classifier) -> None:
     grey = load_radiograph(EXAMPLES[0])
     expected = predict(bundled, grey).probabilities["NORMAL"]
-    for tint in ((255, 235, 190), (190, 215, 255)):  # sepia, and the blue of a film
+    for tint in ((255, 235, 190), (190, 215, 255)):  # sepia, and the blue of a light box
         tinted = np.rint(grey.pixels[..., None] * (np.array(tint) / 255)).astype(np.uint8)
         assert predict(bundled, tinted).probabilities["NORMAL"] == pytest.approx(expected, abs=0.02)
     marked = np.stack([grey.pixels] * 3, 2)
