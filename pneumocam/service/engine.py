@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ProcessPoolExecutor, wait
@@ -57,10 +58,10 @@ class Engine:
             wait([self._pool.submit(os.getpid) for _ in range(workers)])
 
     def _processes(self) -> ProcessPoolExecutor:
-        # A fork of this process would copy the locks of its threads. A fork server has none, and imports PyTorch once.
-        methods = multiprocessing.get_all_start_methods()
-        context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-        context.set_forkserver_preload([__name__])
+        context: Any = multiprocessing.get_context("spawn")  # a fork would copy the locks of this process's threads
+        if sys.platform == "linux":  # a fork server has no threads, and imports PyTorch once for all workers
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload([__name__])
         return ProcessPoolExecutor(self.workers, context, _start_worker, (self.classifier, self._onnx))
 
     @asynccontextmanager

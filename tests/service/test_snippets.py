@@ -62,9 +62,9 @@ README_CURL, README_PYTHON, README_MCP = snippets("README.md", "API", "bash", "p
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An empty folder but for three of examples/, which the snippets name."""
+    """An empty folder but for what the snippets name of examples/."""
     (tmp_path / "examples").mkdir()
-    for path in SHOWN:
+    for path in [*SHOWN, EXAMPLES[0].with_name("examples.csv")]:
         (tmp_path / "examples" / path.name).symlink_to(path)
     return tmp_path
 
