@@ -24,6 +24,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 METRICS: dict[str, Any] = json.loads((ROOT / "model" / "metrics.json").read_text())
 MAPS: dict[str, Any] = json.loads((ROOT / "benchmarks" / "maps.json").read_text())
 LOAD: dict[str, Any] = json.loads((ROOT / "benchmarks" / "load.json").read_text())
+VARIANTS: list[dict[str, Any]] = json.loads((ROOT / "benchmarks" / "variants.json").read_text())
 REGION = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 EXAMPLES = ("person1946_bacteria_4874.jpeg", "NORMAL2-IM-1427-0001.jpeg", "person1949_bacteria_4880.jpeg")
 
@@ -36,6 +37,12 @@ def shown(figure: Figure) -> str:
         return ""
     interval = "" if figure["low"] is None else f" [{figure['low']:.3f}, {figure['high']:.3f}]"
     return f"{figure['value']:.3f}{interval}"
+
+
+def compared(figure: Figure, gain: Figure | None) -> str:
+    """`0.993 (+0.004 [-0.001, +0.009])`; the value alone for what others are compared with."""
+    change = " ({value:+.3f} [{low:+.3f}, {high:+.3f}])".format(**gain) if gain else ""
+    return f"{figure['value']:.3f}{change}"
 
 
 def percent(figure: Figure) -> str:
@@ -260,13 +267,27 @@ def map_variants() -> str:
 
     def cell(name: str, key: str) -> str:
         row = MAPS["maps"][name]
-        change = "" if name == in_use else " ({value:+.3f} [{low:+.3f}, {high:+.3f}])".format(**row["gain"][key])
-        return f"{row[key]['value']:.3f}{change}"
+        return compared(row[key], None if name == in_use else row["gain"][key])
 
     keys = ("inside", "deletion", "insertion")
     rows = [(name, *(cell(name, key) for key in keys), f"{row['ms']:.0f}") for name, row in MAPS["maps"].items()]
     found = table(("map", "inside the lung fields", "deletion", "insertion", "ms"), rows)
     return f"{MAPS['images']} images, {MAPS['threads']} thread{'s' * (MAPS['threads'] > 1)}:\n\n{found}"
+
+
+def variants() -> str:
+    """Networks that were trained alike but for one thing."""
+    labels = {"all": "all labels", "dropped": "without suspects", "relabelled": "suspects relabelled"}
+    kinds = dict.fromkeys((row["manifest"], row["arch"], row["image_size"]) for row in VARIANTS)
+    found = {(row["manifest"], row["arch"], row["image_size"], row["source"]): row for row in VARIANTS}
+    rows = []
+    for manifest, arch, side in kinds:
+        of = {source: found[manifest, arch, side, source] for source in ("children", "adults")}
+        cost = of["children"]["gflop"] / VARIANTS[0]["gflop"]
+        network = f"{arch.removeprefix('tf_efficientnet_').capitalize()}, {side} px"
+        aurocs = (compared(row["auroc"], row["gain"]) for row in of.values())
+        rows.append((labels[manifest], network, f"{cost:.1f}", *aurocs))
+    return table(("labels", "network", "cost of a pass", "children, AUROC (gain)", "adults, AUROC (gain)"), rows)
 
 
 def output() -> str:
@@ -309,6 +330,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "examples": examples,
     "maps": maps,
     "map-variants": map_variants,
+    "variants": variants,
     "output": output,
     "load": load,
 }

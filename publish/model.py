@@ -26,7 +26,8 @@ import torch
 import tyro
 from huggingface_hub import HfApi
 
-from pneumocam import BundleError, Classifier, export, load_radiograph, predict_many
+from pneumocam import BundleError, Classifier, load_radiograph, predict_many
+from pneumocam.export import export_onnx
 from publish.hub import (
     EXAMPLES,
     ROOT,
@@ -192,7 +193,7 @@ def stage(bundle: Path, folder: Path, *, repo: str | None = None) -> None:
     for path in own:
         shutil.copyfile(path, folder / path.name)
     (folder / "README.md").write_text(card)
-    export.export_onnx(classifier, folder / "model.onnx")
+    export_onnx(classifier, folder / "model.onnx")
     _check_onnx(classifier, folder / "model.onnx")
     (folder / "predictions.json").write_text(json.dumps(_predictions(classifier), indent=2) + "\n")
     shutil.copyfile(ROOT / "handler.py", folder / "handler.py")

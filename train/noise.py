@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 import tyro
 from cleanlab.filter import find_label_issues
 from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.model_selection import StratifiedGroupKFold
+from torch.utils.flop_counter import FlopCounterMode
 
 from pneumocam import Classifier
 from train.data import (
@@ -40,7 +42,7 @@ from train.evaluate import score
 from train.fit import read_config
 from train.metrics import Floats, Ints
 from train.record import write_atomically
-from train.scored import Scored, by_source, over_seeds
+from train.scored import Scored, by_source, gain, over_seeds
 
 FIGURES = ("auroc", "sensitivity", "specificity")
 SHOWN = 40  # suspects of each source on the contact sheet, the most contradicted first
@@ -72,7 +74,7 @@ class Find:
 
 @dataclass(frozen=True)
 class Compare:
-    """Measure runs on the validation images that no fold has; runs of one manifest are seeds of one row."""
+    """Measure runs on the validation images that no fold has; runs that differ in the seed alone are one row."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     out: Path = Path("noise.json")
@@ -164,17 +166,33 @@ def find(config: Find) -> list[Suspect]:
 
 
 def compare(config: Compare) -> list[dict[str, Any]]:
-    """Write a row for each manifest and source: n, AUROC, sensitivity and specificity at even odds.
+    """Write a row for each manifest, architecture, image size and source.
+
+    A row has n, AUROC, sensitivity and specificity at even odds, the floating-point operations of a pass, and, if the
+    first row of its source has the same validation images, the gain of AUROC over that row.
 
     Raises:
         DataError: a run is not finished, or runs were validated on different images.
     """
-    found: dict[tuple[str, str], list[Scored]] = defaultdict(list)
+    found: dict[tuple[str, str, int, str], list[Scored]] = defaultdict(list)
+    operations: dict[tuple[str, int], float] = {}
     for run in config.runs:
-        manifest = read_config(run).manifest
+        recipe = read_config(run)
+        manifest = recipe.manifest.stem if recipe.manifest else "all"
         for source, part in by_source(_out_of_fold(run)).items():
-            found[manifest.stem if manifest else "all", source].append(part)
-    rows = [_row(manifest, source, seeds, config) for (manifest, source), seeds in found.items()]
+            found[manifest, recipe.arch, recipe.image_size, source].append(part)
+        operations.setdefault((recipe.arch, recipe.image_size), _operations(run))
+    first: dict[str, list[Scored]] = {}
+    rows = []
+    for (manifest, arch, side, source), seeds in found.items():
+        row = {
+            "manifest": manifest,
+            "arch": arch,
+            "image_size": side,
+            "gflop": operations[arch, side],
+            "source": source,
+        }
+        rows.append(row | _row(manifest, source, seeds, first.setdefault(source, seeds), config))
     config.out.write_text(json.dumps(rows, indent=2) + "\n")
     return rows
 
@@ -284,16 +302,25 @@ def _contact_sheet(suspects: Sequence[Suspect], paths: dict[tuple[str, str], Pat
     figure.savefig(out, dpi=80)
 
 
-def _row(manifest: str, source: str, seeds: list[Scored], config: Compare) -> dict[str, Any]:
+def _row(manifest: str, source: str, seeds: list[Scored], reference: list[Scored], config: Compare) -> dict[str, Any]:
     first = seeds[0]
     if any(one.images != first.images for one in seeds):
         raise DataError(f"The runs of {manifest} have other validation images of {source} than each other.")
+    intervals = {"resamples": config.resamples, "seed": config.seed}
     return {
-        "manifest": manifest,
-        "source": source,
         "seeds": len(seeds),
-        **over_seeds(seeds, resamples=config.resamples, seed=config.seed),
+        **over_seeds(seeds, **intervals),
+        "gain": None if seeds is reference else gain(seeds, reference, **intervals),
     }
+
+
+def _operations(run: Path) -> float:
+    """Billions of floating-point operations of the network's pass over one image."""
+    classifier = Classifier.from_pretrained(f"local-dir:{run / 'bundle'}")
+    with FlopCounterMode(display=False) as counter:
+        classifier.head(classifier.features(torch.zeros(1, *classifier.preprocessing["input_size"])))
+    total: int = counter.get_total_flops()
+    return round(total / 1e9, 3)
 
 
 def main() -> None:
@@ -310,7 +337,8 @@ def main() -> None:
                 print(f"{source}: {n} suspect labels ({question})")
         else:
             for row in compare(config):
-                print(row["manifest"], row["source"], *(f"{row[name]['value']:.3f}" for name in FIGURES))
+                names = (row[name] for name in ("manifest", "arch", "image_size", "source"))
+                print(*names, *(f"{row[name]['value']:.3f}" for name in FIGURES))
     except DataError as error:
         raise SystemExit(f"train.noise: {error}") from None
 

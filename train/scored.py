@@ -202,14 +202,29 @@ def over_seeds(seeds: list[Scored], **intervals: int) -> dict[str, Any]:
     ill, patients = first.ill, np.array(first.groups)
     return {
         "n": len(first.images),
-        "auroc": bootstrap(lambda d: float(np.mean([_auroc(ill[d], p[d]) for p in pneumonia])), patients, **intervals),
+        "auroc": bootstrap(lambda drawn: mean_auroc(seeds, drawn), patients, **intervals),
         "sensitivity": rate(right[ill], patients[ill], **intervals),
         "specificity": rate(right[~ill], patients[~ill], **intervals),
     }
 
 
-def _auroc(ill: Bools, pneumonia: Floats) -> float:
-    return float(roc_auc_score(ill, pneumonia)) if 0 < ill.sum() < len(ill) else float("nan")
+def gain(seeds: list[Scored], others: list[Scored], **intervals: int) -> dict[str, float | None] | None:
+    """By how much the mean AUROC of several networks is above that of others on the same images, resampled together.
+
+    None if they were not measured on the same images.
+    """
+    if [image.key for image in seeds[0].images] != [image.key for image in others[0].images]:
+        return None
+    patients = np.array(seeds[0].groups)
+    return bootstrap(lambda drawn: mean_auroc(seeds, drawn) - mean_auroc(others, drawn), patients, **intervals)
+
+
+def mean_auroc(seeds: list[Scored], drawn: Ints) -> float:
+    """The mean over several networks of the AUROC on the images drawn; NaN if these are all ill or all normal."""
+    ill = seeds[0].ill[drawn]
+    if not 0 < ill.sum() < len(ill):
+        return float("nan")
+    return float(np.mean([roc_auc_score(ill, one.pneumonia[drawn]) for one in seeds]))
 
 
 def by_source(scored: Scored) -> dict[str, Scored]:

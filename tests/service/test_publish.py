@@ -18,7 +18,7 @@ from huggingface_hub import HfApi
 from packaging.requirements import Requirement
 
 from pneumocam import BundleError, Classifier, load_radiograph, predict
-from pneumocam.export import export_onnx
+from pneumocam.export import _write
 from publish.hub import PublishError, files, sign_in
 from publish.model import Config, publish, run, stage
 from tests.conftest import EXAMPLES, SUBTYPES
@@ -79,7 +79,7 @@ def test_the_folder_is_complete_and_the_same_each_time(
     subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=staged, check=True)
     assert len(folder["SHA256SUMS"].splitlines()) == len(folder) - 1
 
-    monkeypatch.setattr("pneumocam.export.export_onnx", export_onnx)  # not an earlier test's file
+    monkeypatch.setattr("pneumocam.export._write", _write)  # not an earlier test's file
     stage(staged, tmp_path / "again", repo=REPO)  # what was published is a bundle too
     assert contents(tmp_path / "again") == folder
 

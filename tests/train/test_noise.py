@@ -8,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch.utils.flop_counter import FlopCounterMode
 
 from pneumocam import Classifier, predict
 from tests.conftest import write_kaggle_folder
@@ -107,6 +110,24 @@ def test_runs_are_compared_by_their_manifest(found: Path, mislabelled: Path) -> 
         given = [predict(classifier, mislabelled / image.path).p_pneumonia for image in held if image.label != "NORMAL"]
         assert row["n"] == len(held)
         assert row["sensitivity"]["value"] == pytest.approx(np.mean([p is not None and p >= 0.5 for p in given]))
+        assert (row["arch"], row["image_size"], row["gain"]) == ("test_resnet", 64, None)  # each has other images
+        with FlopCounterMode(display=False) as counter:
+            classifier.network(torch.zeros(1, 1, 64, 64))
+        assert row["gflop"] == pytest.approx(counter.get_total_flops() / 1e9, abs=5e-4)
+
+
+def test_a_gain_is_that_over_the_first_row_on_the_same_images(found: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(found / "fold-0", tmp_path / "other"))
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"manifest": str(tmp_path / "other.csv")}))
+    weights = load_file(other / "bundle" / "model.safetensors")
+    for name in ("fc.weight", "fc.bias"):
+        weights[name] *= -1  # the opposite of every answer
+    save_file(weights, other / "bundle" / "model.safetensors")
+    first, second = compare(Compare((found / "fold-0", other), out=tmp_path / "noise.json", resamples=20))
+    assert first["gain"] is None
+    assert second["gain"]["value"] == pytest.approx(second["auroc"]["value"] - first["auroc"]["value"])
+    assert second["gain"]["high"] < 0
 
 
 def test_a_fold_left_out_or_given_twice_is_an_error(found: Path, tmp_path: Path) -> None:

@@ -244,6 +244,15 @@ def test_a_hot_cell_is_at_its_place(box: str, cell: tuple[int, int]) -> None:
     np.testing.assert_allclose(heat, np.where(blind, 0, tent), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("box", BOXES)
+def test_the_grey_map_is_the_heatmap_within_two_levels(box: str) -> None:
+    cam = np.random.default_rng(0).uniform(0, 5, (6, 6)).astype(np.float32)
+    saliency = Saliency(cam, "VIRAL", BOXES[box], (300, 200), scale=6.0)
+    grey = saliency.grey()
+    assert grey.mode == "L"
+    np.testing.assert_allclose(np.asarray(grey, float), 255 * saliency.heatmap(), rtol=0, atol=2)
+
+
 def test_an_image_far_from_the_shape_of_the_input_takes_little_memory() -> None:
     box = input_box({"input_size": (1, 64, 64), "crop_pct": 1.0, "crop_mode": "border"}, 64, 200_000)
     heat = Saliency(np.ones((2, 2), np.float32), "VIRAL", box, (64, 200_000)).heatmap()
