@@ -138,8 +138,9 @@ class LungLocator(nn.Module):
 def normalised(thumbnails: Tensor) -> Tensor:
     """Grey values `(B, 1, h, w)` in 0..255 -> float32 with the 2nd percentile at -1 and the 98th at 1."""
     values = thumbnails.float()
-    ranks = values.flatten(1).sort(1).values
-    low, high = (ranks[:, int(share * ranks.shape[1])][:, None, None, None] for share in (0.02, 0.98))
+    flat = values.flatten(1)
+    ranks = (1 + int(share * flat.shape[1]) for share in (0.02, 0.98))
+    low, high = (flat.kthvalue(rank).values[:, None, None, None] for rank in ranks)
     return ((values - low) / (high - low + 4)).clamp(-0.5, 1.5) * 2 - 1
 
 
@@ -165,8 +166,8 @@ def detail(pixels: NDArray[np.uint8]) -> float:
     small = np.asarray(Image.fromarray(pixels).resize(side, Image.Resampling.BOX, reducing_gap=1.5), np.int16)
     around = small[:-2, 1:-1] + small[2:, 1:-1] + small[1:-1, :-2] + small[1:-1, 2:]
     laplacian = np.abs(4 * small[1:-1, 1:-1] - around).ravel()
-    rank = int(0.95 * laplacian.size)
-    return float(np.partition(laplacian, rank)[rank] / (small.std(dtype=np.float64) + 1))
+    counts = np.bincount(laplacian).cumsum()  # the percentile of whole numbers, without sorting them
+    return float(np.searchsorted(counts, int(0.95 * laplacian.size), "right") / (small.std(dtype=np.float64) + 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,6 +296,7 @@ def load_guard(folder: Path) -> Guard | None:
     for block in [module for module in network.modules() if isinstance(module, _Block)]:
         convolution, norm = cast(nn.Conv2d, block[0]), cast(nn.BatchNorm2d, block[1])
         block[0], block[1] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
+    network.to(memory_format=torch.channels_last)  # a seventh faster
     return Guard(network, description.thresholds, centre, whitening, description.training, description.measured)
 
 
