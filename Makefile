@@ -24,7 +24,7 @@ check: lint  ## before a commit: lint, types and the quick tests, about a minute
 tools: $(VENV)/.dev $(VENV)/.chromium $(EMULATOR) $(NODE)  ## all that the tests need
 
 test: tools  ## every test, in Chromium too
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder  # some tests wait; the slow folders come first
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder  # the slow folders come first
 	@if [ -e $(NODE) ]; then npm test --silent; fi
 
 lint: $(VENV)/.dev $(NODE)  ## ruff and mypy; eslint and TypeScript's checks of web/
