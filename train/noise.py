@@ -74,7 +74,7 @@ class Find:
 
 @dataclass(frozen=True)
 class Compare:
-    """Measure runs on the validation images that no fold has; runs that differ in the seed alone are one row."""
+    """Measure runs on the validation images that no fold has; runs alike in manifest and network are a row."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     out: Path = Path("noise.json")
