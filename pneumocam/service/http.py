@@ -32,6 +32,7 @@ def application(endpoints: Endpoints) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        prepare_page()
         async with tools.manager.run():
             yield
 
@@ -40,7 +41,7 @@ def application(endpoints: Endpoints) -> FastAPI:
     )
     _add_errors(app, endpoints)
     _add_api(app, endpoints)
-    web.add_page(app, endpoints, images_of)
+    prepare_page = web.add_page(app, endpoints, images_of)
 
     @app.get("/gradio_api/mcp/schema", include_in_schema=False)
     async def tools_schema() -> JSONResponse:

@@ -1,13 +1,14 @@
 """The page's routes: static files, and the requests of web/engine.server.js."""
 
 import asyncio
+import functools
 import gzip
 import hashlib
 import mimetypes
 import os
 import re
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Annotated, Any
 from urllib.parse import quote, unquote
 
@@ -53,18 +54,26 @@ class Static:
         return Response(self.data, headers=headers, media_type=self.media_type)
 
 
-def add_page(app: FastAPI, endpoints: Endpoints, images_of: Images) -> None:
+def add_page(app: FastAPI, endpoints: Endpoints, images_of: Images) -> Callable[[], object]:
     """Add the page's routes.
 
     Args:
         app: gets them.
         endpoints: what answers.
         images_of: reads multipart bodies.
+
+    Returns:
+        Classifies the examples in a thread. Call it when all routes are there: FastAPI silences a warning while it adds
+        a route, reading an image silences others, and Python's filters of warnings are not safe between threads.
     """
     app.state.spool_bytes = endpoints.limits.image_bytes + 1
     classifier, limits = endpoints.classifier, endpoints.limits
     static = _web_files()
-    prepared = ThreadPoolExecutor(1).submit(_with_examples, endpoints)  # while the server starts
+
+    @functools.cache
+    def prepared() -> Future[tuple[dict[str, Static], Static]]:
+        return ThreadPoolExecutor(1).submit(_with_examples, endpoints)
+
     rows: dict[str, Static] = {}  # of the examples, each made when it is asked for the first time
     router = APIRouter(include_in_schema=False)
 
@@ -75,14 +84,14 @@ def add_page(app: FastAPI, endpoints: Endpoints, images_of: Images) -> None:
         path = request.scope["path"]
         files = static
         if path.startswith("/examples/"):
-            files, _ = await asyncio.wrap_future(prepared)
+            files, _ = await asyncio.wrap_future(prepared())
         if path not in files:
             raise RequestError("not_found", "The page has no such file.")
         return files[path].response(request)
 
     @router.get("/page/info")
     async def info(request: Request) -> Response:
-        _, information = await asyncio.wrap_future(prepared)
+        _, information = await asyncio.wrap_future(prepared())
         return information.response(request)
 
     @router.post("/page/predict")
@@ -119,6 +128,7 @@ def add_page(app: FastAPI, endpoints: Endpoints, images_of: Images) -> None:
         return _download(await asyncio.to_thread(page.archive, entries), "pneumocam.zip", "application/zip")
 
     app.include_router(router)
+    return prepared
 
 
 def _with_examples(endpoints: Endpoints) -> tuple[dict[str, Static], Static]:

@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 
 from pneumocam import Classifier, RadiographError, load_radiograph, predict, predict_many, targets
 from pneumocam.predict import describe
+from pneumocam.service import page
 from pneumocam.service.api import PredictAnswer
 from pneumocam.service.endpoints import Endpoints
 from pneumocam.service.engine import Engine
@@ -251,6 +252,23 @@ def test_an_archive_has_the_table_and_each_prediction_and_overlay(client: TestCl
         drawn = prediction.overlay(opacity=0.3, colour_map="viridis")
         np.testing.assert_array_equal(pixels(archive.read("overlays/a.jpeg.overlay.png")), np.asarray(drawn, int))
         assert len(archive.namelist()) == 4
+
+
+def test_no_image_is_read_while_routes_are_added(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Both change Python's filters of warnings, which all threads share: a warning of FastAPI's would be printed.
+    order: list[str] = []
+    examples = page.examples
+
+    def noted(classifier: Classifier) -> list[tuple[dict[str, Any], bytes]]:
+        order.append("examples")
+        return examples(classifier)
+
+    monkeypatch.setattr(page, "examples", noted)
+    own = application(Endpoints(engine))
+    order.append("routes")
+    with TestClient(own) as client:
+        assert len(client.get("/page/info").json()["examples"]) == len(EXAMPLES)
+    assert order == ["routes", "examples"]
 
 
 # Limits
