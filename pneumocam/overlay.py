@@ -1,5 +1,7 @@
 """The saliency map over the radiograph, with a strip for caption, colour bar and disclaimer."""
 
+from functools import lru_cache
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -64,14 +66,13 @@ def _strip(width: int, caption: str, saliency: Saliency, colour_map: str) -> Ima
     margin, grey = size // 2, "#c8c8c8"
     said = saliency.sentences
     strip = Image.new("RGB", (width, round((4.9 + 1.5 * len(said)) * size)), "black")
-    draw = ImageDraw.Draw(strip)
 
     def write(text: str, left: int, line: float, scale: float, colour: str) -> None:
         points = size * scale
         # Small letters do not become narrower in proportion, so try until the whole caption fits.
-        while draw.textlength(text, font := ImageFont.load_default(points)) > width - left - margin and points > 1:
+        while (letters := _letters(text, points)).width > width - left - margin and points > 1:
             points *= 0.95
-        draw.text((left, margin + line * size), text, colour, font, anchor="lm")
+        strip.paste(colour, (left, margin + round(line * size) - letters.height // 2), letters)
 
     write(caption, margin, 0.6, 1.2, "white")
     doubtful = saliency.quality not in (None, "steady")
@@ -86,6 +87,15 @@ def _strip(width: int, caption: str, saliency: Saliency, colour_map: str) -> Ima
     strip.paste(bar, (margin, margin + round(2.1 * size) - bar_height // 2))
     write("from no weight to the most for any class", 2 * margin + bar_width, 2.1, 0.8, grey)
     return strip
+
+
+@lru_cache(256)
+def _letters(text: str, points: float) -> Image.Image:
+    """A line of text as a mask of mode "L". Most lines are the same from image to image, and drawing them is slow."""
+    font = ImageFont.load_default(points)
+    mask = Image.new("L", (round(font.getlength(text)), round(1.5 * points)))
+    ImageDraw.Draw(mask).text((0, mask.height / 2), text, 255, font, anchor="lm")
+    return mask
 
 
 def colours_of(colour_map: str, values: np.ndarray) -> np.ndarray:
