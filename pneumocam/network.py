@@ -1,16 +1,15 @@
 """A bundle's config and weights -> a timm network in eval mode, with its batch norms fused into its convolutions."""
 
-import copy
 import threading
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from pneumocam.bundle import BundleError, NetworkConfig
 from pneumocam.light_timm import timm
@@ -140,16 +139,15 @@ def fuse_batch_norms(network: Any, images: Tensor) -> Any:
     """The same function in fewer steps: each batch norm becomes part of the convolution before it.
 
     Args:
-        network: a timm model in eval mode.
+        network: a timm model in eval mode; it is changed.
         images: `(B, C, H, W)` float32. They show which convolution feeds which batch norm, and whether the logits
             stay the same within rounding.
 
     Returns:
-        A fused copy; the network itself if its logits would change.
+        The network; as it was, if its logits would change.
     """
-    fused = copy.deepcopy(network)
     outputs: list[tuple[Tensor, nn.Conv2d]] = []
-    pairs: dict[str, tuple[nn.Conv2d, nn.BatchNorm2d]] = {}
+    pairs: dict[str, tuple[nn.BatchNorm2d, nn.Conv2d, Tensor, Tensor | None]] = {}
 
     def note_convolution(module: nn.Conv2d, _: Any, output: Tensor) -> None:
         outputs.append((output, module))
@@ -157,23 +155,29 @@ def fuse_batch_norms(network: Any, images: Tensor) -> Any:
     def note_batch_norm(name: str, module: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
         for output, convolution in outputs:
             if output is inputs[0]:
-                pairs[name] = convolution, module
+                pairs[name] = module, convolution, convolution.weight, convolution.bias
 
     hooks = []
-    for name, module in fused.named_modules():
+    for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d):
             hooks.append(module.register_forward_hook(note_convolution))
         elif isinstance(module, nn.BatchNorm2d):
             hooks.append(module.register_forward_pre_hook(partial(note_batch_norm, name)))
-    before = fused(images)
+    before = network(images)
     for hook in hooks:
         hook.remove()
-    for name, (convolution, norm) in pairs.items():
-        one = fuse_conv_bn_eval(convolution, norm)
-        convolution.weight, convolution.bias = one.weight, one.bias
+    for name, (norm, convolution, weight, bias) in pairs.items():
+        mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+        convolution.weight, convolution.bias = fuse_conv_bn_weights(
+            weight, bias, mean, variance, norm.eps, norm.weight, norm.bias
+        )
         # timm's batch norms contain their activation.
-        fused.set_submodule(
+        network.set_submodule(
             name, nn.Sequential(*(part for part in norm.children() if not isinstance(part, nn.Identity)))
         )
-    fused = fused.requires_grad_(False).to(memory_format=torch.channels_last)
-    return fused if torch.allclose(before, fused(images), rtol=1e-3, atol=1e-3 * float(before.abs().max())) else network
+    network.requires_grad_(False).to(memory_format=torch.channels_last)
+    if not torch.allclose(before, network(images), rtol=1e-3, atol=1e-3 * float(before.abs().max())):
+        for name, (norm, convolution, weight, bias) in pairs.items():
+            convolution.weight, convolution.bias = weight, bias
+            network.set_submodule(name, norm)
+    return network
