@@ -4,6 +4,9 @@ import base64
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pytest
+from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
 from pneumocam import Classifier, predict
@@ -25,6 +28,7 @@ from tests.browser.visit import (
 from tests.conftest import EXAMPLES
 from tests.service.test_force import PHOTOGRAPH, border_case
 from tests.unit.test_report import text_of
+from train.guard.drawn import KINDS
 
 PASTE = """([name, data]) => {
   const transfer = new DataTransfer();
@@ -223,6 +227,14 @@ def test_a_border_case_is_refused_and_shown_on_demand(visit: Visit, bundled: Cla
     with page.expect_download() as download:
         page.get_by_role("button", name=EN["report_pdf"], exact=True).click()
     assert text_of(download.value.path().read_bytes()) == text_of(report(prediction))
+
+
+@pytest.mark.parametrize("kind", ["page", "hand"])  # drawings of kinds that the guard was fitted on, of another seed
+def test_a_page_of_text_and_a_hand_are_refused(visit: Visit, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"{kind}.png"
+    Image.fromarray(KINDS[kind](np.random.default_rng(2026))).save(path)
+    give(visit.page, path)
+    expect(classified(visit.page, path.name).locator(".problem")).to_contain_text(EN["reason_not_a_chest_radiograph"])
 
 
 def test_a_photograph_cannot_be_shown_anyway(visit: Visit) -> None:
