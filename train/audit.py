@@ -227,8 +227,9 @@ def counterfactuals(
         `by_name`: for `original` and each of the files the binary figures, and how far P(pneumonia) moved (median and
         95th percentile) and the share of binary decisions that flipped; `worst`: the lowest AUROC, sensitivity and
         specificity among them all, the highest calibration error and the most flips; `any_re_encoding`: the share of
-        images of which the decision flips under at least one of RE_ENCODINGS, that share of the images not called
-        uncertain (`flips_of_sure`), and both for each source (`by_source`). Rates and figures with 95% intervals.
+        images of which the decision flips under at least one of RE_ENCODINGS (`flips`), the mean share under one of
+        them (`flips_of_each`), both of the images not called uncertain (`..._of_sure`), and all for each source
+        (`by_source`). Rates and figures with 95% intervals.
     """
     intervals = {"resamples": resamples, "seed": seed}
     owners, patients = np.asarray(sources), np.asarray(groups)
@@ -255,13 +256,14 @@ def counterfactuals(
         figure: max(named, key=lambda name: by_name[name][figure]["value"])
         for figure, named in (("ece", by_name), ("flips", flips))
     }
-    flipped = np.any([flips[name] for name in RE_ENCODINGS], axis=0)
+    flipped = np.stack([flips[name] for name in RE_ENCODINGS])  # (len(RE_ENCODINGS), N)
 
     def flips_of(member: Bools) -> dict[str, Any]:
-        sure = member & ~uncertain
+        counted = {"flips": flipped.any(axis=0), "flips_of_each": flipped.mean(axis=0)}
         return {
-            "flips": rate(flipped[member], patients[member], **intervals),
-            "flips_of_sure": rate(flipped[sure], patients[sure], **intervals),
+            name + suffix: rate(values[some], patients[some], **intervals)
+            for name, values in counted.items()
+            for suffix, some in (("", member), ("_of_sure", member & ~uncertain))
         }
 
     return {

@@ -128,7 +128,7 @@ def test_the_canvas_shows_what_python_draws(visit: Visit, bundled: Classifier, t
         expect(page.locator(".stage")).to_have_css("--aspect", f"{plain.width / plain.height}".removesuffix(".0"))
         panel = adjust(page)
         with visit.quiet():
-            for target, opacity, colour_map in (("PNEUMONIA", 0.6, "inferno"), ("VIRAL", 0.9, "turbo")):
+            for target, opacity, colour_map in (("PNEUMONIA", 0.6, "inferno"), ("BACTERIAL", 0.9, "turbo")):
                 panel.get_by_label(EN["target"]).select_option(target)
                 panel.get_by_label(EN["colours"]).select_option(colour_map)
                 panel.get_by_label(EN["opacity"]).fill(str(round(100 * opacity)))

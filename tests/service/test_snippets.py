@@ -35,7 +35,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 ROOT = Path(__file__).parents[2]
 IMAGE = ROOT / "examples" / "person1946_bacteria_4874.jpeg"
-SHOWN = [path for path in EXAMPLES if re.search("1427|1946|1949", path.name)]  # those that the snippets name
+SHOWN = [path for path in EXAMPLES if re.search("1437|1946|1949", path.name)]  # those that the snippets name
 REPO = "lung/pneumocam"
 NODE_MODULES = ROOT / "node_modules"
 

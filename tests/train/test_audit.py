@@ -205,8 +205,13 @@ def test_flips_are_counted_apart_for_the_answers_that_were_sure(
         return np.hstack([by_compression(encoded[:3], caption), by_brightness(encoded[3:], caption)])
 
     for uncertain, expected in ((range(3), 0), (range(2), 1 / 18), (range(3, 20), 1), (range(20), None)):
-        flips = audited(fooled_by_three, images, uncertain=uncertain)["any_re_encoding"]
+        report = audited(fooled_by_three, images, uncertain=uncertain)
+        flips, by_name = report["any_re_encoding"], report["by_name"]
         assert flips["flips"]["value"] == 3 / 20
+        each = np.mean([by_name[name]["flips"]["value"] for name in RE_ENCODINGS])
+        assert 0 < each < 3 / 20
+        assert flips["flips_of_each"]["value"] == pytest.approx(each)
+        assert flips["flips_of_each_of_sure"]["value"] == (expected and pytest.approx(each / (3 / 20) * expected))
         assert flips["flips_of_sure"]["value"] == (expected and pytest.approx(expected))
         assert [flips["by_source"][name]["flips"]["value"] for name in ("a", "b")] == [3 / 10, 0]
 

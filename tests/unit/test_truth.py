@@ -26,6 +26,11 @@ def as_small_jpeg(image: Path, folder: Path) -> None:
         picture.save(folder / image.name, quality=50)
 
 
+def at_half_size(image: Path, folder: Path) -> None:
+    with Image.open(image) as picture:
+        picture.resize((picture.width // 2, picture.height // 2)).save(folder / f"{image.stem}.png")
+
+
 def with_flat_highlights(image: Path, folder: Path) -> None:
     from train.audit import COUNTERFACTUALS  # slow to import
 
@@ -35,9 +40,12 @@ def with_flat_highlights(image: Path, folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("bundled")  # without it, the failure is the model's absence and not the command's
-@pytest.mark.parametrize("save", [as_they_are, as_png, as_small_jpeg, with_flat_highlights])
-def test_fourteen_of_sixteen_are_told_apart_and_no_mistake_is_a_sure_one(
-    save: Callable[[Path, Path], None], tmp_path: Path
+@pytest.mark.parametrize(
+    ("save", "mistakes"),
+    [(as_they_are, 1), (as_png, 1), (as_small_jpeg, 1), (at_half_size, 1), (with_flat_highlights, 2)],
+)
+def test_fifteen_of_sixteen_are_told_apart_and_no_mistake_is_a_sure_one(
+    save: Callable[[Path, Path], None], mistakes: int, tmp_path: Path
 ) -> None:
     images = tmp_path / "images"
     images.mkdir()
@@ -49,7 +57,7 @@ def test_fourteen_of_sixteen_are_told_apart_and_no_mistake_is_a_sure_one(
     assert len(rows) == 16
     assert sum("bacteria" in row["path"] for row in rows) == 8
     wrong = [row for row in rows if (row["label"] != "NORMAL") != ("bacteria" in row["path"])]
-    assert len(wrong) <= 2, wrong
+    assert len(wrong) <= mistakes, wrong
     assert all(row["status"] == "uncertain" for row in wrong), wrong
 
 
