@@ -111,7 +111,8 @@ def main(
         for sign, values in real.items():
             found.setdefault(sign, {})[name] = compared(values, patients, pictures[sign])
     n = len(next(iter(pictures.values())))
-    out.write_text(json.dumps({"others": n, "reference": len(paths), "kept": KEPT, "signs": found}, indent=2) + "\n")
+    about = {"model": classifier.revision, "others": n, "reference": len(paths), "kept": KEPT}
+    out.write_text(json.dumps(about | {"signs": found}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -133,8 +133,8 @@ def test_a_border_case_can_be_forced(bundled: Classifier) -> None:
 def test_a_warning_makes_the_prediction_uncertain_and_changes_no_probability(
     bundled: Classifier, limit: dict[str, Any], code: str
 ) -> None:
-    certain = predict(bundled, EXAMPLES[0])
-    warned = predict(with_limits(bundled, **limit), EXAMPLES[0])
+    certain = predict(bundled, EXAMPLES[8])
+    warned = predict(with_limits(bundled, **limit), EXAMPLES[8])
     assert (certain.status, warned.status) == ("ok", "uncertain")
     assert [warning.code for warning in warned.warnings] == [code]
     assert warned.reason == warned.warnings[0]
