@@ -70,7 +70,7 @@ def _strip(width: int, caption: str, saliency: Saliency, colour_map: str) -> Ima
     def write(text: str, left: int, line: float, scale: float, colour: str) -> None:
         points = size * scale
         # Small letters do not become narrower in proportion, so try until the whole caption fits.
-        while (letters := _letters(text, points)).width > width - left - margin and points > 1:
+        while (letters := _line(text, points)).width > width - left - margin and points > 1:
             points *= 0.95
         strip.paste(colour, (left, margin + round(line * size) - letters.height // 2), letters)
 
@@ -89,13 +89,19 @@ def _strip(width: int, caption: str, saliency: Saliency, colour_map: str) -> Ima
     return strip
 
 
-@lru_cache(256)
+def _line(text: str, points: float) -> Image.Image:
+    """A line of text as a mask of mode "L"; kept if it is small, since most lines are the same from image to image."""
+    return (_kept_letters if points <= 80 else _letters)(text, points)
+
+
 def _letters(text: str, points: float) -> Image.Image:
-    """A line of text as a mask of mode "L". Most lines are the same from image to image, and drawing them is slow."""
     font = ImageFont.load_default(points)
     mask = Image.new("L", (round(font.getlength(text)), round(1.5 * points)))
     ImageDraw.Draw(mask).text((0, mask.height / 2), text, 255, font, anchor="lm")
     return mask
+
+
+_kept_letters = lru_cache(128)(_letters)
 
 
 def colours_of(colour_map: str, values: np.ndarray) -> np.ndarray:

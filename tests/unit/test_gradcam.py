@@ -349,6 +349,13 @@ def test_a_long_caption_fits_a_narrow_image(width: int) -> None:
     assert strip[:, [0, 1, -2, -1]].max() == 0
 
 
+def test_the_text_of_large_images_is_not_kept_in_memory() -> None:
+    image = ramp(6000, 64)
+    before = pneumocam.overlay._kept_letters.cache_info()
+    draw_overlay(image, map_of(image, (1, 1)), "VIRAL 70%")
+    assert pneumocam.overlay._kept_letters.cache_info() == before
+
+
 def test_the_blended_picture_is_the_overlay_without_its_strip() -> None:
     image = ramp(400, 300)
     saliency = map_of(image, (1, 1))
